@@ -1,0 +1,59 @@
+# From a bare python3.11 (or newer): `make repro` runs the DAG, `make test` the tests.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(abspath $(VENV))/bin
+UV     := $(BIN)/uv
+RUN    := PATH="$(BIN):$$PATH"
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes --no-config
+
+.DEFAULT_GOAL := help
+.PHONY: help env env-dev repro test lint lock schema ui clean
+
+help:            ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+$(VENV)/.uv: envs/uv.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pistole needs python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r envs/uv.txt
+	touch $@
+
+$(VENV)/.runtime: $(VENV)/.uv envs/runtime.txt pyproject.toml
+	$(INSTALL) -r envs/runtime.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --no-config -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime envs/dev.txt
+	$(INSTALL) -r envs/dev.txt
+	touch $@
+
+env: $(VENV)/.runtime    ## create the environment from the hashed lock
+env-dev: $(VENV)/.dev    ## the same with the test tools
+
+repro: env       ## run the whole DAG (dvc repro) and print the table
+	$(RUN) dvc repro
+	$(RUN) pistole show
+
+test: env-dev    ## run the tests
+	$(RUN) python -m pytest
+
+lint: env-dev    ## ruff, pyright on method/, import-linter, schema drift
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) basedpyright
+	$(RUN) lint-imports
+	$(RUN) pistole schema --check
+
+schema: env      ## regenerate workflow/schemas/params.schema.json
+	$(RUN) pistole schema
+
+ui: env          ## open the MLflow store in a browser
+	MLFLOW_DISABLE_TELEMETRY=true $(RUN) mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+lock: $(VENV)/.uv    ## resolve envs/*.in again into the hashed locks
+	cd envs && for name in uv runtime dev; do $(UV) pip compile $$name.in --override overrides.txt --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	  --annotation-style line --quiet -o $$name.txt || exit 1; done
+
+clean:           ## remove the environment and caches (artifacts stay)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

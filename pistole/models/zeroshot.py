@@ -1,0 +1,204 @@
+"""The zero-shot classifier: a visual tower against fixed text features (docs/method.md 0)."""
+
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pistole.errors import UserError
+
+Params = dict[str, Tensor]
+
+
+@contextlib.contextmanager
+def _differentiable_attention() -> Generator[None]:
+    # The inference kernel of nn.MultiheadAttention has no forward-mode derivative, and it rounds
+    # differently from the kernel that attacks differentiate: one path for all of them.
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+class ZeroShotClassifier(nn.Module):
+    """z_c(x) = logit_scale * <f(x)/||f(x)||, T_c>, resize and normalisation inside.
+
+    Always in eval mode: BatchNorm statistics are the base's, for training, attacks and merging.
+
+    Attributes:
+        visual: the visual tower f.
+        image_size: side of the tower's input, px.
+        logit_scale: factor of the cosines.
+        text_features: buffer T, [C, e], unit norm.
+        mean: buffer [3], of pixels in [0, 1].
+        std: buffer [3].
+    """
+
+    text_features: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        text_features: Float[Tensor, "c e"],
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int,
+        logit_scale: float,
+    ) -> None:
+        """Hold the parts; nothing is copied.
+
+        Args:
+            visual: from normalised images [n, 3, s, s] to features [n, e].
+            text_features: T, unit-norm rows.
+            mean: per channel, of pixels in [0, 1].
+            std: per channel.
+            image_size: s, px.
+            logit_scale: factor of the cosines.
+        """
+        super().__init__()
+        self.visual = visual
+        self.image_size = image_size
+        self.logit_scale = logit_scale
+        self.register_buffer("text_features", text_features)
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32))
+        self.eval()
+
+    def train(self, mode: bool = True) -> "ZeroShotClassifier":
+        """Stay in eval mode, whatever is asked for.
+
+        Args:
+            mode: ignored.
+
+        Returns:
+            The classifier.
+        """
+        return super().train(False)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+        """Classify.
+
+        Args:
+            images: pixels in [0, 1] at native resolution.
+
+        Returns:
+            The logits, logit_scale * cosine.
+        """
+        side = (self.image_size, self.image_size)
+        if tuple(images.shape[-2:]) != side:
+            images = nn.functional.interpolate(
+                images, side, mode="bicubic", align_corners=False, antialias=False
+            )
+        images = (images - self.mean[:, None, None]) / self.std[:, None, None]
+        with _differentiable_attention():
+            features = self.visual(images)
+        return self.logit_scale * nn.functional.normalize(features, dim=-1) @ self.text_features.T
+
+
+def parameters_of(clf: ZeroShotClassifier) -> Params:
+    """Copy the visual tower's parameters (no buffers).
+
+    Args:
+        clf: the classifier.
+
+    Returns:
+        theta: name within the visual tower -> detached clone.
+    """
+    return {name: value.detach().clone() for name, value in clf.visual.named_parameters()}
+
+
+def _check_names(clf: ZeroShotClassifier, theta: Params) -> None:
+    # functional_call and a partial copy would silently keep the classifier's own values.
+    names = {name for name, _ in clf.visual.named_parameters()}
+    if names != theta.keys():
+        first = min(names ^ theta.keys())
+        raise ValueError(f"theta and the visual tower differ in {first!r}")
+
+
+def functional_logits(
+    clf: ZeroShotClassifier, theta: Params, images: Float[Tensor, "n 3 h w"]
+) -> Float[Tensor, "n c"]:
+    """Logits at other parameters than the classifier's own; differentiable in both arguments.
+
+    Derivatives beyond the first, and forward mode, need the MATH attention kernel around the
+    call: ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+
+    Args:
+        clf: gives the architecture, buffers and head.
+        theta: all parameters of the visual tower by name, no other (else ValueError).
+        images: pixels in [0, 1].
+
+    Returns:
+        The logits.
+    """
+    _check_names(clf, theta)
+    named = {f"visual.{name}": value for name, value in theta.items()}
+    return torch.func.functional_call(clf, named, (images,))
+
+
+@torch.no_grad()
+def load_parameters(clf: ZeroShotClassifier, theta: Params) -> None:
+    """Copy parameters into the visual tower, and so into every classifier that shares it.
+
+    Args:
+        clf: the classifier.
+        theta: all parameters of the visual tower by name, no other (else ValueError).
+    """
+    _check_names(clf, theta)
+    for name, parameter in clf.visual.named_parameters():
+        parameter.copy_(theta[name])
+
+
+def text_features(
+    encode_text: Callable[[list[str]], Tensor], classnames: Sequence[str], templates: Sequence[str]
+) -> Float[Tensor, "c e"]:
+    """Ensemble of templates: the renormalised mean of each class's unit-norm text features.
+
+    Args:
+        encode_text: from texts to unit-norm features [n, e].
+        classnames: C names.
+        templates: sentences in which ``{c}`` stands for the class name.
+
+    Returns:
+        T, unit-norm rows, fp32 on the CPU.
+
+    Raises:
+        UserError: there are no class names or templates, or a template lacks ``{c}``.
+    """
+    if not classnames or not templates:
+        raise UserError(
+            f"{len(classnames)} class names and {len(templates)} templates: give at least one each"
+        )
+    for template in templates:
+        if "{c}" not in template:
+            raise UserError(f"template {template!r} lacks {{c}}, the place of the class name")
+    prompts = [template.replace("{c}", name) for name in classnames for template in templates]
+    features = encode_text(prompts).float().cpu()
+    per_class = nn.functional.normalize(features, dim=-1).unflatten(0, (len(classnames), -1))
+    return nn.functional.normalize(per_class.mean(1), dim=-1)
+
+
+def with_head(clf: ZeroShotClassifier, features: Float[Tensor, "c e"]) -> ZeroShotClassifier:
+    """Give the same visual tower another dataset's classes.
+
+    Args:
+        clf: the classifier; its visual tower is shared, not copied.
+        features: T of the other dataset.
+
+    Returns:
+        A classifier on the device of ``clf``.
+    """
+    return ZeroShotClassifier(
+        clf.visual,
+        features.to(clf.text_features.device),
+        clf.mean.tolist(),
+        clf.std.tolist(),
+        clf.image_size,
+        clf.logit_scale,
+    ).to(clf.mean.device)

@@ -1,0 +1,28 @@
+"""params.yaml: its schema, how it is read, explained, and written from a profile."""
+
+from pistole.params.explaining import (
+    Row,
+    check_schema,
+    explain,
+    explain_all,
+    json_schema,
+    schema_text,
+)
+from pistole.params.fields import METHODS
+from pistole.params.profiles import list_profiles, use_profile
+from pistole.params.reading import load_params
+from pistole.params.schema import Params
+
+__all__ = [
+    "METHODS",
+    "Params",
+    "Row",
+    "check_schema",
+    "explain",
+    "explain_all",
+    "json_schema",
+    "list_profiles",
+    "load_params",
+    "schema_text",
+    "use_profile",
+]

@@ -1,0 +1,83 @@
+"""Kinds of values in params.yaml: how each is declared, bounded and read."""
+
+import itertools
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+Method = Literal["wise_ft", "vanilla", "pistole"]
+Model = Literal["base", "natural", "robust", "wise_ft", "vanilla", "pistole"]
+METHODS: tuple[str, ...] = get_args(Method)
+_FRACTION = r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$"
+MANY = 10_000_000
+
+
+def key(text: str, unit: str | None = None, **options: Any) -> Any:
+    """Declare a required key of params.yaml.
+
+    Args:
+        text: what the key means, in plain words.
+        unit: unit of a number; "1" if it has none.
+        **options: bounds (ge, gt, le, lt, min_length) and alias, as for pydantic's Field.
+
+    Returns:
+        The pydantic field.
+    """
+    extra = {"unit": unit} if unit else None
+    return Field(description=text, json_schema_extra=extra, **options)
+
+
+def _fraction(value: object) -> object:
+    # Anything but text is left to the number's own check.
+    if not isinstance(value, str):
+        return value
+    match = re.match(_FRACTION, value)
+    if match is None or not float(match[2]):
+        raise ValueError("write a number or a fraction such as 2/255")
+    return float(match[1]) / float(match[2])
+
+
+def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [value for position, value in enumerate(values) if value in values[:position]]
+    if twice:
+        raise ValueError(f"{twice[0]} is listed twice: keep one")
+    return values
+
+
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+    for before, after in itertools.pairwise(values):
+        if after <= before:
+            raise ValueError(f"{after:g} comes after {before:g}: list every number once, rising")
+    return values
+
+
+Fraction = Annotated[
+    float,
+    Field(ge=0, le=1),
+    BeforeValidator(_fraction),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 1},
+                {"type": "string", "pattern": _FRACTION},
+            ]
+        }
+    ),
+]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, le=1)]
+Sequence = Field(strict=False, min_length=1)  # YAML has lists only; they are kept as tuples
+Names = Annotated[tuple[str, ...], Sequence, AfterValidator(_unique)]
+Methods = Annotated[tuple[Method, ...], Sequence, AfterValidator(_unique)]
+Grid = Annotated[tuple[Unit, ...], Sequence, AfterValidator(_rising)]
+Kappas = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1000)], ...], Sequence, AfterValidator(_rising)
+]
+Radii = Annotated[tuple[Positive, ...], Sequence, AfterValidator(_rising)]
+Mean = Annotated[tuple[Unit, Unit, Unit], Field(strict=False)]
+Deviation = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
+Lambda = Literal["selected"] | Unit
+Objective = Literal["erm", "tecoa"]
+Start = Literal["gaussian_0.001", "uniform_eps", "zero"]
+Variant = Literal["gism", "gism_pci", "gism_apt", "pistole"]

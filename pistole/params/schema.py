@@ -1,0 +1,295 @@
+"""The one schema of params.yaml: every key with its meaning, unit and bounds.
+
+Names are the paper's symbols where it has them (docs/method.md); every key is required, so that
+params.yaml always shows the whole experiment. Reading the file is in :mod:`pistole.params.reading`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from pistole.params.fields import (
+    MANY,
+    METHODS,
+    Deviation,
+    Fraction,
+    Grid,
+    Kappas,
+    Lambda,
+    Mean,
+    Methods,
+    Model,
+    Names,
+    Objective,
+    Radii,
+    Start,
+    Variant,
+    key,
+)
+
+WORLD = "pistole/data/world"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Base(_Section):
+    """The model that both fine-tunes start from."""
+
+    kind: Literal["embedded", "open_clip"] = key("embedded: shipped with the package")
+    model: str | None = key("open_clip name, or path of a config json; null if embedded")
+    pretrained: str | None = key("open_clip tag, or path of the weights; null if embedded")
+    image_size: int | None = key("side of the input; null = the model's own", "px", ge=8, le=4096)
+    mean: Mean | None = key("normalisation mean r, g, b; null = the model's own", "pixel range")
+    std: Deviation | None = key("its standard deviation; null = the model's own", "pixel range")
+    logit_scale: float = key("factor on the cosine of image and text", "1", gt=0, le=1000)
+
+
+class Data(_Section):
+    """Where images come from."""
+
+    root: str = key("folder of the world's generator, or of the dataset folders")
+    layout: Literal["embedded", "wds"] = key("wds: CLIP_benchmark's webdataset folders")
+    resolution: int | None = key(
+        "side images are resized to; null = as stored", "px", ge=8, le=4096
+    )
+    finetune: str = key("dataset that is fine-tuned on; one of datasets")
+
+
+class Slices(_Section):
+    """Sizes; the first four are disjoint parts of the fine-tuning dataset's training split."""
+
+    finetune: int = key("images to fine-tune on", "images", ge=1, le=MANY)
+    score: int = key("images that the stability scores are made from", "images", ge=1, le=MANY)
+    measure: int = key("images that the theory checks are measured on", "images", ge=1, le=MANY)
+    select: int = key("images that lambda is chosen on", "images", ge=1, le=MANY)
+    test: int = key("test images of each task", "images", ge=1, le=MANY)
+
+
+class Source(_Section):
+    """How one fine-tuned model is made."""
+
+    objective: Objective = key("erm: clean images; tecoa: adversarial images")
+    checkpoint: str | None = key("your own checkpoint instead of training; null = train")
+    steps: int = key("optimiser steps", "steps", ge=1, le=MANY)
+    batch_size: int = key("images per step", "images", ge=1, le=100_000)
+    lr: float = key("peak learning rate of AdamW", "1", gt=0, le=1)
+    weight_decay: float = key("decoupled weight decay of AdamW", "1", ge=0, le=1)
+    warmup: float = key("part of the steps with a rising learning rate", "fraction", ge=0, lt=1)
+
+
+class Finetune(_Section):
+    """The two fine-tunes whose task vectors are merged."""
+
+    natural: Source = key("the natural (clean) fine-tune")
+    robust: Source = key("the robust (adversarial) fine-tune")
+
+
+class Pgd(_Section):
+    """One PGD attack inside the pipeline (not the evaluation)."""
+
+    steps: int = key("gradient steps", "steps", ge=1, le=10_000)
+    alpha: Fraction = key("size of one step, in l-infinity", "pixel range")
+    init: Start = key("starting point inside the eps ball")
+
+
+class ApgdCe(_Section):
+    """APGD on the cross-entropy."""
+
+    steps: int = key("iterations", "steps", ge=1, le=10_000)
+    restarts: int = key("random restarts", "restarts", ge=1, le=100)
+
+
+class ApgdT(_Section):
+    """APGD on the targeted DLR loss, on the images that APGD-CE left standing."""
+
+    steps: int = key("iterations per target", "steps", ge=1, le=10_000)
+    restarts: int = key("random restarts", "restarts", ge=1, le=100)
+    targets: int = key("target classes, the most probable first", "classes", ge=1, le=9)
+
+
+class Evaluate(_Section):
+    """The evaluation ensemble."""
+
+    apgd_ce: ApgdCe = key("first attack")
+    apgd_t: ApgdT = key("second attack")
+    batch_size: int = key("images per batch (memory only)", "images", ge=1, le=100_000)
+
+
+class Attack(_Section):
+    """The threat model and every attack of the pipeline."""
+
+    eps: Fraction = key("radius of the l-infinity ball around an image", "pixel range")
+    train: Pgd = key("attack inside robust fine-tuning")
+    calibration: Pgd = key("attack under the robust stability scores")
+    select: Pgd = key("attack for the choice of lambda")
+    evaluate: Evaluate = key("ensemble behind every reported robust accuracy")
+
+
+class Pci(_Section):
+    """Sample weights from the predicted confidence's instability (docs/method.md A.5)."""
+
+    pairs: int = key("antithetic pairs of perturbations", "pairs", ge=1, le=4096)
+    dist: Literal["sphere", "ball", "gaussian"] = key("law of the perturbation")
+    weight: Literal["abs", "neg", "pos", "softplus", "rms", "one"] = key("PCI -> sample weight")
+    clip_pct: float = key("percentile that weights are clipped at", "percent", gt=0, le=100)
+    floor: float = key("least weight, so that no sample is dropped", "1", ge=0, le=1)
+
+
+class Stability(_Section):
+    """Stability scores and masks (docs/method.md A.3 to A.5)."""
+
+    K: int = key("points of the weight trajectory", "points", ge=1, le=1000)
+    eta: float = key("relative radius of the weight ball", "fraction of ||theta||", gt=0, le=1)
+    beta: float | None = key(
+        "relative ascent step; null = 2 eta / K", "fraction of ||theta||", gt=0, le=1
+    )
+    ball: Literal["layer", "global"] = key("one ball per layer, or one for all weights")
+    regen_adv: bool = key("make the adversarial images again at every point")
+    perturb_1d: bool = key("also move biases and norm gains")
+    pci: Pci = key("sample weights")
+    batch_size: int = key("images per batch (memory only)", "images", ge=1, le=100_000)
+    variant: Variant = key("score whose mask the merge uses")
+    gamma: float = key("exponent on the normalised score", "1", gt=0, le=16)
+    kappa: float = key("exponent of the mask: how hard it suppresses", "1", ge=0, le=1000)
+    q: float = key("quantile level of the cap; 1 = no cap", "fraction", gt=0, le=1)
+    cap_mode: Literal["none", "score_clip", "renorm", "mask_cap", "zero_top"] = key(
+        "what the cap does (docs/method.md A.3)"
+    )
+
+
+class Merge(_Section):
+    """The merge (docs/method.md A.7)."""
+
+    lambda_: Lambda = key("weight of the natural vector, or selected", "1", alias="lambda")
+    rescale: Literal["none", "norm"] = key("norm: give each layer its norm before the mask")
+
+
+class Select(_Section):
+    """The choice of lambda on held-out training images."""
+
+    grid: Grid = key("values of lambda that are tried", "1")
+
+
+class Frontier(_Section):
+    """Clean against robust accuracy over lambda."""
+
+    grid: Grid = key("values of lambda on the curve", "1")
+    images: int = key("test images per task", "images", ge=1, le=MANY)
+
+
+class Interference(_Section):
+    """The contraction check (docs/method.md A.6)."""
+
+    kappas: Kappas = key("values of kappa", "1")
+
+
+class PciTrace(_Section):
+    """PCI against the Hutchinson trace (docs/method.md A.5.3)."""
+
+    samples: int = key("images", "images", ge=1, le=MANY)
+    etas: Radii = key("relative radii of the perturbation", "fraction of ||theta||")
+    pairs: int = key("antithetic pairs per image", "pairs", ge=1, le=4096)
+    probes: int = key("Hutchinson probes", "probes", ge=1, le=4096)
+
+
+class Theory(_Section):
+    """The checks of the paper's two theorems."""
+
+    interference: Interference = key("interference contraction")
+    pci_trace: PciTrace = key("PCI as a curvature estimate")
+
+
+class Report(_Section):
+    """The report."""
+
+    bootstrap: int = key("resamples behind each interval", "resamples", ge=1, le=1_000_000)
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    profile: str = key("name of this set of values: profiles/NAME.yaml", min_length=1)
+    seed: int = key("seed that all others derive from", "1", ge=0, le=2**63 - 1)
+    device: Literal["auto", "cpu", "cuda"] = key("auto: cuda if there is one")
+    threads: int = key("torch threads; part of the result's bytes", "threads", ge=1, le=1024)
+    base: Base = key("the base model")
+    data: Data = key("the images")
+    datasets: Names = key("zero-shot tasks to evaluate")
+    slices: Slices = key("how many images each job gets")
+    attack: Attack = key("the attacks")
+    finetune: Finetune = key("the fine-tunes")
+    stability: Stability = key("scores and masks")
+    methods: Methods = key("merging methods")
+    models: dict[Model, str] = key("row of the table -> folder with its weights", min_length=1)
+    merge: Merge = key("the merge")
+    select: Select = key("the choice of lambda")
+    frontier: Frontier = key("the frontier")
+    theory: Theory = key("the theory checks")
+    report: Report = key("the report")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        problems = cross_problems(self.model_dump(by_alias=True))
+        if problems:
+            text = "; ".join(f"{place}: {problem}" for place, problem in problems)
+            raise ValueError(text)
+        return self
+
+
+def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Find the values that contradict each other.
+
+    It reads plain values, not the model, so that these problems are told together with those of
+    single keys; whatever is absent or of a wrong type is left to the check of that key.
+
+    Args:
+        raw: the content of params.yaml.
+
+    Returns:
+        Pairs of key and problem.
+    """
+    base, data, models = (_mapping(raw.get(name)) for name in ("base", "data", "models"))
+    found = _base_problems(base) + _data_problems(data)
+    names, chosen = raw.get("datasets"), data.get("finetune")
+    if isinstance(names, list | tuple) and isinstance(chosen, str) and chosen not in names:
+        listed = ", ".join(map(str, names))
+        found.append(("data.finetune", f"{chosen!r} is not in datasets ({listed}): add it there"))
+    methods = raw.get("methods")
+    if isinstance(methods, list | tuple):
+        without = [name for name in models if name in METHODS and name not in methods]
+        remedy = "is not in methods: add it there or drop the row"
+        found += [(f"models.{name}", f"{name} {remedy}") for name in without]
+    return found
+
+
+def _base_problems(base: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    for name in ("model", "pretrained"):
+        value = base.get(name)
+        if base.get("kind") == "embedded" and value is not None:
+            found.append((f"base.{name}", f"{value!r} with base.kind embedded: write null"))
+        if base.get("kind") == "open_clip" and name in base and value is None:
+            found.append((f"base.{name}", "null with base.kind open_clip: give a name or a path"))
+    return found
+
+
+def _data_problems(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    layout, root, size = data.get("layout"), data.get("root"), data.get("resolution")
+    is_world = isinstance(root, str) and root.rstrip("/") == WORLD
+    if layout == "embedded" and isinstance(root, str) and not is_world:
+        found.append(("data.root", f"{root!r} with data.layout embedded: write {WORLD}"))
+    if layout == "wds" and is_world:
+        found.append(
+            ("data.root", f"{root!r} with data.layout wds: give the folder of the datasets")
+        )
+    if layout == "embedded" and size is not None:
+        found.append(("data.resolution", f"{size!r} with data.layout embedded: write null"))
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,1 @@
+"""Tables, figures and the page that show a run; no code of the method."""

@@ -1,0 +1,99 @@
+"""Stage ``data@DATASET``: list the samples of every slice, with class names and digests."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pistole.data.dataset import disjoint_slices, listed_subset
+from pistole.errors import UserError
+from pistole.files import atomic_directory, save_tensors, sha256_tensors, write_json
+from pistole.params import Params
+from pistole.progress import track
+
+TRAINING_SLICES = ("finetune", "score", "measure", "select")
+
+
+def run(params: Params, name: str, out: Path) -> dict[str, float]:
+    """List one dataset.
+
+    Args:
+        params: ``data``, ``slices`` and ``seed`` are read.
+        name: dataset name.
+        out: folder for ``index.json`` and, for the embedded world, ``images.safetensors``.
+
+    Returns:
+        Number of listed images per split.
+    """
+    sizes = {"test": params.slices.test}
+    if name == params.data.finetune:
+        sizes |= {split: getattr(params.slices, split) for split in TRAINING_SLICES}
+    listing = _embedded if params.data.layout == "embedded" else _webdataset
+    index, images = listing(params, name, sizes)
+    blob = json.dumps([index["classnames"], index["splits"]], sort_keys=True)
+    index["digest"] = hashlib.sha256(blob.encode()).hexdigest()
+    with atomic_directory(out) as folder:
+        if images:
+            save_tensors(folder / "images.safetensors", images)
+        write_json(folder / "index.json", index)
+    return {f"images_{split}": float(len(part["ids"])) for split, part in index["splits"].items()}
+
+
+def _embedded(params: Params, name: str, sizes: dict[str, int]) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Draw the pictures: training slices are consecutive stretches of one numbered stream."""
+    from pistole.data.world.tasks import sample, task
+
+    world, splits, images, start = task(name), {}, {}, 0
+    for split, size in sizes.items():
+        stream, first = ("test", 0) if split == "test" else ("train", start)
+        start += 0 if split == "test" else size
+        numbers = range(first, first + size)
+        drawn = [sample(name, stream, number) for number in track(numbers, f"{name}/{split}")]
+        images[split] = torch.from_numpy(np.stack([picture for picture, _ in drawn]))
+        splits[split] = {
+            "ids": [f"{stream}/{number:06d}" for number in numbers],
+            "labels": [label for _, label in drawn],
+            "sha256": sha256_tensors({"images": images[split]}),
+        }
+    return {
+        "name": name,
+        "layout": "embedded",
+        "root": "pistole/data/world",
+        "resolution": None,
+        "classnames": list(world.classnames),
+        "templates": list(world.templates),
+        "splits": splits,
+    }, images
+
+
+def _webdataset(params: Params, name: str, sizes: dict[str, int]) -> tuple[dict, dict[str, torch.Tensor]]:
+    """List a folder; images stay where they are, the digest of each one's bytes is kept."""
+    from pistole.data.wds import open_task
+
+    root = Path(params.data.root) / name
+    if not root.is_dir():
+        raise UserError(f"{root} does not exist: mend data.root ({params.data.root}) or datasets")
+    folder, splits = open_task(root, params.data.resolution), {}
+    positions = {"test": listed_subset(folder.split("test").labels, sizes["test"], (params.seed, name))}
+    training = {split: size for split, size in sizes.items() if split != "test"}
+    if training:
+        labels = folder.split("train").labels
+        positions |= disjoint_slices(labels, training, (params.seed, name))
+    for split, chosen in positions.items():
+        part = folder.split("test" if split == "test" else "train")
+        splits[split] = {
+            "ids": [part.ids[i] for i in chosen],
+            "labels": [part.labels[i] for i in chosen],
+            "sha256": part.digests(chosen),
+        }
+    return {
+        "name": name,
+        "layout": "wds",
+        "root": str(root),
+        "resolution": params.data.resolution,
+        "classnames": folder.classnames,
+        "templates": folder.templates,
+        "splits": splits,
+    }, {}

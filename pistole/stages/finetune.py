@@ -1,0 +1,159 @@
+"""Stage ``finetune@SOURCE``: fine-tune the visual tower, or take the user's own checkpoint."""
+
+import csv
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pistole.errors import UserError
+from pistole.files import atomic_directory, save_tensors, sha256_file, sha256_tensors, write_json
+from pistole.models.checkpoint import load_visual
+from pistole.models.zeroshot import parameters_of
+from pistole.params import Params
+from pistole.progress import say
+from pistole.robust.pgd import Budget
+from pistole.robust.training import Settings, fit, forget_state
+from pistole.seeds import derive, generator
+from pistole.stages.runtime import classifier, device_of
+from pistole.stages.slices import Slice, read_slice
+from pistole.stages.towers import base_digest, base_state
+
+RESUME = Path(".pistole/resume")
+LOG_EVERY = 50  # steps between lines of the log
+
+
+def run(
+    params: Params, source: str, base: Path, data: Path, out: Path, allow_pickle: bool = False
+) -> dict[str, float]:
+    """Train one source, or verify and copy ``finetune.SOURCE.checkpoint``.
+
+    Args:
+        params: ``finetune.SOURCE`` and ``attack.train`` are read.
+        source: ``natural`` or ``robust``.
+        base: what stage ``base`` wrote.
+        data: the fine-tuning dataset; its slice ``finetune`` is used.
+        out: folder for ``visual.safetensors``, ``curve.csv`` and ``training.json``.
+        allow_pickle: let the user's checkpoint be a ``.pt`` file (weights only).
+
+    Returns:
+        The last loss, if trained.
+
+    Raises:
+        UserError: ``source`` is neither natural nor robust.
+    """
+    if source not in ("natural", "robust"):
+        raise UserError(f"source '{source}' is unknown: use natural or robust")
+    knobs = getattr(params.finetune, source)
+    if knobs.checkpoint is not None:
+        theta, curve = _own(Path(knobs.checkpoint), base, allow_pickle), []
+    else:
+        theta, curve = _train(params, source, base, data)
+    record = {
+        "source": source,
+        "objective": knobs.objective if knobs.checkpoint is None else None,
+        "checkpoint": knobs.checkpoint,
+        "checkpoint_sha256": sha256_file(knobs.checkpoint) if knobs.checkpoint else None,
+        "base_digest": base_digest(base),
+        "digest": sha256_tensors(theta),
+    }
+    # BatchNorm statistics are frozen at the base's: they are buffers, so a task vector could not
+    # carry them, and merged models must see the same ones as the sources.
+    _, buffers = base_state(base)
+    with atomic_directory(out) as folder:
+        save_tensors(folder / "visual.safetensors", theta | buffers, record)
+        write_json(folder / "training.json", record)
+        with (folder / "curve.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, ("step", "loss", "lr"), extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(curve)
+    if knobs.checkpoint is None:
+        forget_state(_state_path(source))
+    return {"last_loss": curve[-1]["loss"]} if curve else {}
+
+
+def _own(path: Path, base: Path, allow_pickle: bool) -> dict[str, Tensor]:
+    """The user's checkpoint, held against the base's architecture and BatchNorm statistics."""
+    parameters, buffers = base_state(base)
+    return load_visual(
+        path,
+        parameters,
+        reference_buffers=buffers,
+        allow_pickle=allow_pickle,
+        base_digest=base_digest(base),
+    )
+
+
+def _state_path(source: str) -> Path:
+    return RESUME / f"finetune-{source}.safetensors"
+
+
+def _train(params: Params, source: str, base: Path, data: Path) -> tuple[dict[str, Tensor], list[dict]]:
+    knobs, device = getattr(params.finetune, source), device_of(params)
+    images = read_slice(data, "finetune")
+    model = classifier(base, images.dataset, device)
+    attack = params.attack.train
+    budget = Budget(eps=params.attack.eps, alpha=attack.alpha, steps=attack.steps, init=attack.init)
+    settings = Settings(
+        steps=knobs.steps,
+        batch_size=knobs.batch_size,
+        lr=knobs.lr,
+        weight_decay=knobs.weight_decay,
+        warmup=knobs.warmup,
+    )
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        if step % LOG_EVERY == 0 or step == knobs.steps - 1:
+            say(f"finetune {source}: step {step + 1}/{knobs.steps}, loss {metrics['loss']:.4f}")
+
+    curve = fit(
+        model,
+        dict(model.visual.named_parameters()),
+        Batches(images, knobs.batch_size, params.seed, source, device),
+        knobs.objective,
+        settings,
+        budget=budget,
+        seed=derive(params.seed, "finetune", source),
+        run_key=str(derive(params.model_dump_json(), base_digest(base), source)),
+        state_path=_state_path(source),
+        on_step=log,
+    )
+    return {name: value.cpu() for name, value in parameters_of(model).items()}, curve
+
+
+class Batches:
+    """Batches by step number: every epoch is a permutation that the seed decides."""
+
+    def __init__(self, images: Slice, size: int, seed: int, source: str, device: torch.device) -> None:
+        """Hold the images.
+
+        Args:
+            images: training images.
+            size: images per batch.
+            seed: run seed.
+            source: ``natural`` or ``robust``.
+            device: where batches go.
+
+        Raises:
+            UserError: the slice is smaller than one batch.
+        """
+        if len(images) < size:
+            raise UserError(f"finetune.{source}.batch_size is {size}, but slices.finetune has {len(images)}")
+        self.images, self.size, self.device = images, size, device
+        self.parts = (seed, "finetune", source, "epoch")
+
+    def __call__(self, step: int) -> tuple[list[str], Tensor, Tensor]:
+        """Return batch number ``step``.
+
+        Args:
+            step: 0, 1, 2, ...
+
+        Returns:
+            Sample ids, images in [0, 1] and labels.
+        """
+        per_epoch = len(self.images) // self.size
+        epoch, place = divmod(step, per_epoch)
+        order = torch.randperm(len(self.images), generator=generator(*self.parts, epoch))
+        chosen = order[place * self.size : (place + 1) * self.size]
+        ids = [self.images.ids[i] for i in chosen]
+        return ids, self.images.pixels(chosen).to(self.device), self.images.labels[chosen].to(self.device)

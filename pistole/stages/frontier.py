@@ -1,0 +1,59 @@
+"""Stage ``frontier@METHOD``: clean and robust accuracy over lambda, composed in memory."""
+
+import csv
+from pathlib import Path
+
+from pistole.files import atomic_directory, write_json
+from pistole.params import Params
+from pistole.progress import track
+from pistole.stages.composing import read_ingredients
+from pistole.stages.evaluate import attack_task, ensemble_spec, means
+from pistole.stages.runtime import classifier, device_of, with_parameters
+
+
+def run(
+    params: Params, method: str, base: Path, natural: Path, robust: Path, masks: Path, data: Path, out: Path
+) -> dict[str, float]:
+    """Sweep lambda; no checkpoint is stored.
+
+    The attack is the ensemble's APGD-CE alone: a curve needs many models, and the table has the
+    full ensemble.
+
+    Args:
+        params: ``frontier`` and ``attack`` are read.
+        method: merging method.
+        base: what stage ``base`` wrote.
+        natural: natural task vector.
+        robust: robust task vector.
+        masks: folder of stage ``masks``.
+        data: folder with one folder per dataset.
+        out: folder for ``frontier.csv`` and ``summary.json``.
+
+    Returns:
+        The largest clean + robust sum on the curve and its lambda.
+    """
+    device = device_of(params)
+    ingredients = read_ingredients(
+        method, base, natural, robust, masks, params.stability.variant, params.merge.rescale
+    )
+    spec = ensemble_spec(params, targets=0)
+    clf = classifier(base, params.datasets[0], device)
+    rows = []
+    for lam in track(params.frontier.grid, f"frontier {method}"):
+        with_parameters(clf, ingredients.compose(method, lam))
+        tasks = {
+            name: attack_task(clf, spec, base, data / name, params.seed, params.frontier.images)[1]
+            for name in params.datasets
+        }
+        clean, attacked = means(tasks)
+        row = {"lambda": lam, "clean_mean": clean, "robust_mean": attacked}
+        row |= {f"{kind}/{task}": line[kind] for kind in ("clean", "robust") for task, line in tasks.items()}
+        rows.append(row)
+    with atomic_directory(out) as folder:
+        with (folder / "frontier.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        write_json(folder / "summary.json", {"attack": spec.describe(), "images": params.frontier.images})
+    best = max(rows, key=lambda row: row["clean_mean"] + row["robust_mean"])
+    return {"best_sum": best["clean_mean"] + best["robust_mean"], "best_lambda": best["lambda"]}

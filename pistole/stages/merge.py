@@ -1,0 +1,73 @@
+"""Stage ``merge@METHOD``: one merged visual tower, with its recipe."""
+
+from pathlib import Path
+
+from pistole.errors import UserError
+from pistole.files import atomic_directory, read_json, save_tensors, sha256_tensors, write_json
+from pistole.method.vectors import vector_statistics
+from pistole.params import Params
+from pistole.stages.composing import read_ingredients
+from pistole.stages.towers import base_digest, base_state
+
+
+def run(
+    params: Params,
+    method: str,
+    base: Path,
+    natural: Path,
+    robust: Path,
+    masks: Path | None,
+    select: Path | None,
+    out: Path,
+    lam: float | None = None,
+) -> dict[str, float]:
+    """Merge with the lambda of params.yaml, of stage ``select``, or the one given.
+
+    Args:
+        params: ``merge`` and ``stability.variant`` are read.
+        method: a name of the merging methods.
+        base: what stage ``base`` wrote.
+        natural: natural task vector.
+        robust: robust task vector.
+        masks: folder of stage ``masks``, for methods that need it.
+        select: folder of stage ``select``, for ``merge.lambda: selected``.
+        out: folder for ``visual.safetensors`` and ``recipe.json``.
+        lam: overrides ``merge.lambda``.
+
+    Returns:
+        Lambda and the statistics of the two vectors.
+    """
+    chosen = _lambda(params, method, select) if lam is None else lam
+    variant, rescale = params.stability.variant, params.merge.rescale
+    ingredients = read_ingredients(method, base, natural, robust, masks, variant, rescale)
+    theta = ingredients.compose(method, chosen)
+    statistics = vector_statistics(ingredients.tau_nat, ingredients.tau_rob)
+    recipe = {
+        "method": method,
+        "lambda": chosen,
+        "rescale": rescale,
+        "variant": variant if ingredients.masks else None,
+        "base_digest": base_digest(base),
+        "vectors": {
+            "natural": sha256_tensors(ingredients.tau_nat),
+            "robust": sha256_tensors(ingredients.tau_rob),
+        },
+        "statistics": statistics,
+    }
+    # BatchNorm statistics are no parameters and have no task vector: the base's are kept.
+    _, buffers = base_state(base)
+    with atomic_directory(out) as folder:
+        save_tensors(folder / "visual.safetensors", theta | buffers, recipe)
+        write_json(folder / "recipe.json", recipe)
+    return {"lambda": chosen, **statistics}
+
+
+def _lambda(params: Params, method: str, select: Path | None) -> float:
+    if params.merge.lambda_ != "selected":
+        return float(params.merge.lambda_)
+    if select is None:
+        raise UserError("merge.lambda is 'selected': give --select, or set a number in [0, 1]")
+    chosen = read_json(select / "lambda.json")
+    if method not in chosen:
+        raise UserError(f"{select}/lambda.json has no '{method}': add it to methods and run stage select")
+    return float(chosen[method])

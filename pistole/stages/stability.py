@@ -1,0 +1,197 @@
+"""Stage ``stability@SOURCE``: the four score variants of the ablation from one trajectory."""
+
+import csv
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pistole.errors import UserError
+from pistole.files import atomic_directory, save_tensors, write_json
+from pistole.method.criticality import antithetic_pci, pci_weights
+from pistole.method.reliability import spearman, split_half_reliability
+from pistole.method.trajectory import StepGradients, trajectory_scores
+from pistole.models.zeroshot import ZeroShotClassifier, functional_logits
+from pistole.params import Params
+from pistole.progress import say
+from pistole.robust.pgd import Budget, pgd, start_noise
+from pistole.seeds import derive
+from pistole.stages.runtime import classifier, device_of, tower
+from pistole.stages.slices import Slice, read_slice
+
+Tensors = dict[str, Tensor]
+RELIABLE = 0.5  # docs/method.md A.3.1: below this median the score is mostly noise
+
+
+def run(
+    params: Params, source: str, base: Path, checkpoint: Path, data: Path, out: Path
+) -> dict[str, float]:
+    """Estimate how sensitive a source's own loss is to each parameter.
+
+    The natural source is scored on clean images, the robust one on adversarial images made
+    against the current point of the trajectory (docs/method.md A.3 to A.5).
+
+    Args:
+        params: ``stability`` (without the masks' keys) and ``attack.calibration`` are read.
+        source: ``natural`` or ``robust``.
+        base: what stage ``base`` wrote.
+        checkpoint: the fine-tuned source.
+        data: the fine-tuning dataset; its held-out slice ``score`` is used.
+        out: folder for one safetensors file per variant, ``reliability.csv``, ``weights.csv``.
+
+    Returns:
+        Median split-half reliability per variant and of the PCI weights.
+
+    Raises:
+        UserError: the score slice has an odd number of images.
+    """
+    knobs, device = params.stability, device_of(params)
+    images = read_slice(data, "score")
+    if len(images) % 2:
+        raise UserError(f"slices.score is {len(images)}: split halves need an even number")
+    model = classifier(base, images.dataset, device)
+    probe = Probe(params, source, model, images)
+    scores = trajectory_scores(
+        tower(checkpoint, base, device),
+        probe.gradients,
+        steps=knobs.K,
+        eta=knobs.eta,
+        beta=knobs.beta,
+        ball=knobs.ball,
+        perturb_1d=knobs.perturb_1d,
+    )
+    reliability = {v: split_half_reliability(*halves) for v, halves in scores.halves.items()}
+    medians = {variant: statistics.median(layers.values()) for variant, layers in reliability.items()}
+    for variant, median in medians.items():
+        if median < RELIABLE:
+            say(f"warning: {source}/{variant}: median split-half reliability {median:.2f} < {RELIABLE}")
+    with atomic_directory(out) as folder:
+        for variant, tensors in scores.scores.items():
+            save_tensors(folder / f"{variant}.safetensors", tensors, {"source": source, "variant": variant})
+        _write_rows(folder / "reliability.csv", ("variant", "layer", "spearman"), (
+            (variant, layer, value) for variant, layers in reliability.items() for layer, value in layers.items()
+        ))
+        _write_rows(folder / "weights.csv", ("step", "id", "pci", "weight"), probe.weight_rows())
+        write_json(folder / "summary.json", {"reliability": medians, "pci_reliability": probe.pci_reliability})
+    return {f"reliability/{v}": m for v, m in medians.items()} | {
+        "pci_reliability": statistics.fmean(probe.pci_reliability)
+    }
+
+
+def _write_rows(path: Path, header: tuple[str, ...], rows: Iterator[tuple]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+class Probe:
+    """The gradients of one source's objective at any point of parameter space."""
+
+    def __init__(self, params: Params, source: str, model: ZeroShotClassifier, images: Slice) -> None:
+        """Hold what the gradients are taken of.
+
+        Args:
+            params: validated parameters.
+            source: ``natural`` or ``robust``.
+            model: classifier of the base with the fine-tuning dataset's head.
+            images: the score slice.
+        """
+        self.params, self.source, self.model, self.images = params, source, model, images
+        self.device = next(model.parameters()).device
+        self.labels = images.labels.to(self.device)
+        self.attacked: Tensor | None = None
+        self.weights: list[tuple[Tensor, Tensor]] = []
+        self.pci_reliability: list[float] = []
+
+    def gradients(self, step: int, theta: Tensors) -> StepGradients:
+        """Return plain and PCI-weighted mean gradients over both halves of the slice.
+
+        Args:
+            step: number of the trajectory's step.
+            theta: its point.
+
+        Returns:
+            Gradients of the mean cross-entropy, per half.
+        """
+        say(f"stability {self.source}: step {step + 1}/{self.params.stability.K}")
+        pixels = self._inputs(step, theta)
+        weights = self._weights(step, theta, pixels)
+        ones = torch.ones_like(weights)
+        # Alternate images make two halves that are as class-balanced as the slice is.
+        halves = [torch.arange(first, len(self.images), 2) for first in (0, 1)]
+        plain = tuple(self._mean_gradient(theta, pixels, ones, half) for half in halves)
+        weighted = tuple(self._mean_gradient(theta, pixels, weights, half) for half in halves)
+        return StepGradients(plain=plain, weighted=weighted)  # type: ignore[arg-type]
+
+    def weight_rows(self) -> Iterator[tuple]:
+        """Yield ``(step, sample id, PCI, weight)``."""
+        for step, (pci, weights) in enumerate(self.weights):
+            for name, value, weight in zip(self.images.ids, pci.tolist(), weights.tolist(), strict=True):
+                yield step, name, value, weight
+
+    def _batches(self, chosen: Tensor) -> Iterator[Tensor]:
+        yield from chosen.split(self.params.stability.batch_size)
+
+    def _inputs(self, step: int, theta: Tensors) -> Tensor:
+        clean = self.images.pixels()
+        if self.source == "natural":
+            return clean
+        if self.attacked is not None and not self.params.stability.regen_adv:
+            return self.attacked
+        knobs = self.params.attack.calibration
+        budget = Budget(eps=self.params.attack.eps, alpha=knobs.alpha, steps=knobs.steps, init=knobs.init)
+        seed = derive(self.params.seed, "stability", self.source, step)
+        out = torch.empty_like(clean)
+        for batch in self._batches(torch.arange(len(self.images))):
+            x = clean[batch].to(self.device)
+            noise = start_noise([self.images.ids[i] for i in batch], seed, x.shape[1:], budget)
+            attacked = pgd(
+                lambda z: functional_logits(self.model, theta, z),
+                x,
+                self.labels[batch],
+                budget,
+                noise=noise.to(self.device),
+            )
+            out[batch] = attacked.cpu()
+        self.attacked = out
+        return out
+
+    @torch.no_grad()
+    def _log_prob(self, theta: Tensors, pixels: Tensor) -> Tensor:
+        parts = []
+        for batch in self._batches(torch.arange(len(pixels))):
+            logits = functional_logits(self.model, theta, pixels[batch].to(self.device))
+            parts.append(-cross_entropy(logits, self.labels[batch], reduction="none"))
+        return torch.cat(parts)
+
+    def _weights(self, step: int, theta: Tensors, pixels: Tensor) -> Tensor:
+        knobs, pci = self.params.stability, self.params.stability.pci
+        estimate = antithetic_pci(
+            lambda point: self._log_prob(point, pixels),
+            theta,
+            eta=knobs.eta,
+            pairs=pci.pairs,
+            dist=pci.dist,
+            ball=knobs.ball,
+            perturb_1d=knobs.perturb_1d,
+            seed=derive(self.params.seed, "pci", self.source, step),
+        )
+        weights = pci_weights(estimate, pci.weight, clip_pct=pci.clip_pct, floor=pci.floor)
+        self.weights.append((estimate.pci.cpu(), weights.cpu()))
+        self.pci_reliability.append(spearman(estimate.first_half.abs(), estimate.second_half.abs()))
+        return weights
+
+    def _mean_gradient(self, theta: Tensors, pixels: Tensor, weights: Tensor, half: Tensor) -> Tensors:
+        leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        total = {name: torch.zeros_like(value) for name, value in theta.items()}
+        for batch in self._batches(half):
+            logits = functional_logits(self.model, leaves, pixels[batch].to(self.device))
+            losses = cross_entropy(logits, self.labels[batch], reduction="none")
+            loss = (weights[batch] * losses).sum() / len(half)
+            for name, part in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+                total[name] += part
+        return total

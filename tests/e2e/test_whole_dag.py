@@ -1,0 +1,94 @@
+"""Every stage after the other, as the DAG runs them, on a handful of images."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pistole.cli import app
+from tests.e2e.micro import ROOT, write_micro
+
+TASKS = ("clutter", "shape")
+MODELS = ("base", "natural", "robust", "wise_ft", "vanilla", "pistole")
+
+
+def commands(params: Path) -> list[list[str]]:
+    """The commands of dvc.yaml in an order that respects its edges."""
+    del params
+    return [
+        ["params", "--check", "params.yaml", "--out", "artifacts/params.ok"],
+        *(["data", task] for task in TASKS),
+        ["base"],
+        *([stage, source] for stage in ("finetune", "vectors", "stability") for source in ("natural", "robust")),
+        ["masks"],
+        ["select"],
+        *(["merge", method] for method in MODELS[3:]),
+        ["evaluate", "base", "--model", "artifacts/base"],
+        *(["evaluate", name, "--model", f"artifacts/checkpoints/{name}"] for name in MODELS[1:3]),
+        *(["evaluate", name, "--model", f"artifacts/merged/{name}"] for name in MODELS[3:]),
+        *(["frontier", method] for method in MODELS[3:]),
+        *(["theory", check] for check in ("interference", "pci_trace")),
+        ["report"],
+    ]
+
+
+def run_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder.mkdir()
+    (folder / "pistole").symlink_to(ROOT / "pistole")
+    monkeypatch.chdir(folder)
+    write_micro(folder / "params.yaml")
+    for command in commands(folder / "params.yaml"):
+        app(command, standalone_mode=False)
+    return folder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [p for place in ("artifacts", "report") for p in (folder / place).rglob("*") if p.is_file()]
+    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield run_all(tmp_path_factory.mktemp("dag") / "first", monkeypatch)
+
+
+def test_metrics_json_has_the_promised_form(finished: Path):
+    metrics = json.loads((finished / "report/metrics.json").read_text())
+    assert metrics["profile"] == "micro"
+    assert set(metrics["models"]) == set(MODELS)
+    for row in metrics["models"].values():
+        assert set(row) >= {"clean", "robust", "clean_mean", "robust_mean", "sum", "ci95", "n", "digest"}
+        assert set(row["clean"]) == set(TASKS)
+        assert all(0 <= row["robust"][t] <= row["clean"][t] <= 1 for t in TASKS)
+        assert row["sum"] == pytest.approx(row["clean_mean"] + row["robust_mean"])
+        assert re.fullmatch("[0-9a-f]{64}", row["digest"])
+    assert set(metrics["frontier"]) == {"wise_ft", "vanilla", "pistole"}
+    assert set(metrics["theory"]) == {"interference", "pci_trace"}
+
+
+def test_report_is_one_page_with_the_figures(finished: Path):
+    page = (finished / "report/index.html").read_text()
+    assert "<svg" in page
+    assert "http://" not in re.sub(r"http://www\.w3\.org[^\"']*|http://purl\.org[^\"']*", "", page)
+
+
+def test_no_half_written_file_remains(finished: Path):
+    assert not list(finished.rglob("*.part"))
+
+
+def test_a_second_run_in_another_folder_gives_the_same_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    second = run_all(tmp_path / "second", monkeypatch)
+    assert digests(second) == digests(finished)
+
+
+def test_the_table_is_shown(finished: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(finished)
+    app(["show"], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert "pistole" in shown
+    assert "report/index.html" in shown
