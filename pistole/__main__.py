@@ -18,7 +18,9 @@ def main() -> None:
         sys.exit(STATUS_USER_ERROR)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"pistole: {place}{error.strerror or error}: nothing half-written was kept\n")
+        sys.stderr.write(
+            f"pistole: {place}{error.strerror or error}: nothing half-written was kept\n"
+        )
         sys.exit(STATUS_USER_ERROR)
 
 

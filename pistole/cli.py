@@ -18,12 +18,15 @@ app.add_typer(profile_app, name="profile")
 ARTIFACTS = Path("artifacts")
 ParamsFile = Annotated[Path, typer.Option("--params", help="parameters of the run")]
 Base = Annotated[Path, typer.Option(help="folder of 'pistole base'")]
-DataRoot = Annotated[Path, typer.Option(help="folder with one folder of 'pistole data' per dataset")]
+DataRoot = Annotated[
+    Path, typer.Option(help="folder with one folder of 'pistole data' per dataset")
+]
 Natural = Annotated[Path, typer.Option(help="natural task vector")]
 Robust = Annotated[Path, typer.Option(help="robust task vector")]
 Masks = Annotated[Path, typer.Option(help="folder of 'pistole masks'")]
 FinetuneData = Annotated[
-    Path | None, typer.Option("--data", help="the fine-tuning dataset [artifacts/data/<data.finetune>]")
+    Path | None,
+    typer.Option("--data", help="the fine-tuning dataset [artifacts/data/<data.finetune>]"),
 ]
 PARAMS = Path("params.yaml")
 BASE = ARTIFACTS / "base"
@@ -47,7 +50,9 @@ def _stage(params_file: Path, name: str, work: Callable[[Any], dict[str, float] 
 def params(
     file: Annotated[Path, typer.Argument(help="parameters to show or check")] = PARAMS,
     check: Annotated[bool, typer.Option("--check", help="only validate")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="value, unit, bounds and meaning")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="value, unit, bounds and meaning")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="token for the DAG")] = None,
 ) -> None:
     """Validate params.yaml, all mistakes at once; --explain tells what each key means."""
@@ -64,7 +69,9 @@ def schema(
     file: Annotated[Path, typer.Option(help="the exported schema")] = Path(
         "workflow/schemas/params.schema.json"
     ),
-    check: Annotated[bool, typer.Option("--check", help="fail if the file is not up to date")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="fail if the file is not up to date")
+    ] = False,
 ) -> None:
     """Export the JSON schema of params.yaml."""
     from pistole.stages import params as stage
@@ -73,11 +80,13 @@ def schema(
 
 
 @profile_app.command("list")
-def profile_list(folder: Annotated[Path, typer.Option(help="folder of profiles")] = Path("profiles")) -> None:
+def profile_list(
+    folder: Annotated[Path, typer.Option(help="folder of profiles")] = Path("profiles"),
+) -> None:
     """Show the profiles."""
     from pistole.stages import params as stage
 
-    stage.list_profiles(folder)
+    stage.show_profiles(folder)
 
 
 @profile_app.command("use")
@@ -90,7 +99,7 @@ def profile_use(
     from pistole.stages import params as stage
     from pistole.stages.prune import prune as prune_stale
 
-    stage.use_profile(name, folder, target)
+    stage.use(name, folder, target)
     prune_stale(target, ARTIFACTS)
 
 
@@ -250,7 +259,8 @@ def merge(
     natural: Natural = VECTORS["natural"],
     robust: Robust = VECTORS["robust"],
     masks: Annotated[Path | None, typer.Option(help="folder of 'pistole masks'")] = MASKS,
-    select: Annotated[Path | None, typer.Option(help="folder of 'pistole select'")] = ARTIFACTS / "select",
+    select: Annotated[Path | None, typer.Option(help="folder of 'pistole select'")] = ARTIFACTS
+    / "select",
     lam: Annotated[float | None, typer.Option("--lambda", help="overrides merge.lambda")] = None,
     out: Annotated[Path | None, typer.Option(help="[artifacts/merged/METHOD]")] = None,
     params: ParamsFile = PARAMS,
@@ -331,7 +341,9 @@ def report(
 
 
 @app.command()
-def show(report: Annotated[Path, typer.Option(help="folder of the report")] = Path("report")) -> None:
+def show(
+    report: Annotated[Path, typer.Option(help="folder of the report")] = Path("report"),
+) -> None:
     """Print the table of the report."""
     from pistole.stages import show as stage
 

@@ -173,7 +173,7 @@ def is_pickle(path: str | Path) -> bool:
     Returns:
         True if its first bytes are those of a zip archive or of pickle protocol 2 or later.
     """
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         head = stream.read(4)
     return head == b"PK\x03\x04" or (len(head) >= 2 and head[0] == 0x80 and 2 <= head[1] <= 5)
 
@@ -187,7 +187,7 @@ def sha256_file(path: str | Path) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

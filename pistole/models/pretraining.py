@@ -37,7 +37,10 @@ class Recipe:
 
 
 def contrastive_loss(
-    images: Float[Tensor, "n e"], texts: Float[Tensor, "n e"], scale: Tensor, tokens: Int[Tensor, "n t"]
+    images: Float[Tensor, "n e"],
+    texts: Float[Tensor, "n e"],
+    scale: Tensor,
+    tokens: Int[Tensor, "n t"],
 ) -> Tensor:
     """Symmetric InfoNCE (CLIP, Radford et al. 2021), with equal captions as shared positives.
 
@@ -76,7 +79,7 @@ def _shifted(images: UInt8[Tensor, "n 3 h w"], source: torch.Generator) -> Float
 
 def _save(path: Path, model: nn.Module, optimiser: torch.optim.AdamW, epoch: int, key: str) -> None:
     state = {f"model/{name}": value for name, value in model.state_dict().items()}
-    for (name, parameter) in model.named_parameters():
+    for name, parameter in model.named_parameters():
         for moment in ("exp_avg", "exp_avg_sq", "step"):
             state[f"{moment}/{name}"] = optimiser.state[parameter][moment]
     save_tensors(path, state, {"epoch": epoch, "key": key})
@@ -146,7 +149,9 @@ def pretrain(
                 text,
             )
             if not torch.isfinite(loss):
-                raise UserError(f"pre-training loss is {loss.item()} in epoch {epoch}: lower the lr")
+                raise UserError(
+                    f"pre-training loss is {loss.item()} in epoch {epoch}: lower the lr"
+                )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -97,14 +97,14 @@ def _suggestion(place: Place, section: Node) -> str:
 
 
 def _locate(schema: Node, location: Place) -> tuple[Place, Node, Node]:
-    """Follow an error's location down the schema: its known part, the node there, the node above."""
+    """Follow an error's location: the part the schema knows, the node there, the node above."""
     node, section, place = schema, schema, ()
     for part in location:
-        section = resolve(node, schema)
-        inner = _child(section, part)
-        if inner is None and "properties" not in section:
+        above = resolve(node, schema)
+        inner = _child(above, part)
+        if inner is None and "properties" not in above:
             break  # the name of a union's branch, or "[key]"
-        node, place = inner or {}, (*place, part)
+        node, section, place = inner or {}, above, (*place, part)
     return place, node, section
 
 

@@ -102,7 +102,9 @@ def legend_above(made: Figure, handles: Mapping[str, object], columns: int) -> N
     )
 
 
-def outside_text(axes: Axes, text: str, point: tuple[float, float], away: tuple[float, float]) -> None:
+def outside_text(
+    axes: Axes, text: str, point: tuple[float, float], away: tuple[float, float]
+) -> None:
     """Write beside a point, on the side that points away from the rest of its curve.
 
     Args:

@@ -67,7 +67,11 @@ def frontier(results: Results) -> str:
         }
         for method, line in lines.items():
             (handles[label(method)],) = axes.plot(
-                line[:, 0], line[:, 1], color=COLOURS.get(method, SKY), marker=MARKERS.get(method, "x"), ms=4
+                line[:, 0],
+                line[:, 1],
+                color=COLOURS.get(method, SKY),
+                marker=MARKERS.get(method, "x"),
+                ms=4,
             )
         for name, (clean, robust) in results.anchors.items():
             spot = {"color": COLOURS.get(name, SKY), "ls": "none", "zorder": 5}
@@ -79,7 +83,10 @@ def frontier(results: Results) -> str:
         rings = {"marker": "o", "ls": "none", "ms": 10, "mfc": "none", "mew": 1.6, "color": GREY}
         if any(name in lines for name in results.anchors):
             handles["merged model of the table"] = Line2D([], [], **rings)
-        axes.set(xlabel="clean accuracy, % (mean over tasks)", ylabel="robust accuracy, % (mean over tasks)")
+        axes.set(
+            xlabel="clean accuracy, % (mean over tasks)",
+            ylabel="robust accuracy, % (mean over tasks)",
+        )
         axes.margins(0.12)
         made.draw_without_rendering()  # label directions are on the screen: limits must be final
         for line, curve in zip(lines.values(), results.frontier.values(), strict=True):
@@ -88,7 +95,9 @@ def frontier(results: Results) -> str:
         return svg(made)
 
 
-def _label_ends(axes: Axes, line: np.ndarray, lambdas: Sequence[float], lines: list[np.ndarray]) -> None:
+def _label_ends(
+    axes: Axes, line: np.ndarray, lambdas: Sequence[float], lines: list[np.ndarray]
+) -> None:
     """Write lambda at both ends, once where the ends of several lines meet."""
     screen = [axes.transData.transform(other) for other in lines]
     own = next(pixels for other, pixels in zip(lines, screen, strict=True) if other is line)
@@ -117,7 +126,9 @@ def interference(rows: Sequence[Row]) -> str:
         made, handles = figure(3.5 * max(len(places), 1) + 0.4, 3.9), {}
         panels = made.subplots(1, max(len(places), 1), sharey=True, squeeze=False)[0]
         for axes, place in zip(panels, places, strict=False):
-            ours = sorted((row for row in rows if row["point"] == place), key=lambda row: row["kappa"])
+            ours = sorted(
+                (row for row in rows if row["point"] == place), key=lambda row: row["kappa"]
+            )
             kappa = [row["kappa"] for row in ours]
             permuted = [_ratio(row["retention_l1"], row["selectivity_permuted"]) for row in ours]
             uniform = [_positive(row["retention_l1"]) for row in ours]
@@ -174,8 +185,11 @@ def pci_trace(record: Recorded) -> str:
             values = [math.nan if step[name] is None else step[name] for step in steps]
             axes.plot([step["eta"] for step in steps], values, "o-", color=BLUE, ms=4)
             axes.axvline(record.summary["eta"], color=GREY, lw=1, ls=":")
-            axes.set(xscale="log")
-        panels["rank"].set(title="rank correlation (Spearman)", ylim=(min(-0.05, *panels["rank"].get_ylim()), 1.05))
+            etas = [record.summary["eta"], *(step["eta"] for step in steps)]
+            axes.set(xscale="log", xlim=(min(etas) / 1.5, max(etas) * 1.5))
+        panels["rank"].set(
+            title="rank correlation (Spearman)", ylim=(min(-0.05, *panels["rank"].get_ylim()), 1.05)
+        )
         panels["rank"].tick_params(labelbottom=False)
         panels["slope"].set(title="slope (1 = as predicted)", xlabel="η (dotted: chosen)")
         legend_above(made, handles, columns=3)
@@ -185,7 +199,9 @@ def pci_trace(record: Recorded) -> str:
 def _scatter(axes: Axes, record: Recorded, handles: dict[str, object]) -> Line2D:
     eta = record.summary["eta"]
     rows = [row for row in record.rows if math.isclose(row["eta"], eta)]
-    both = np.array([[row["trace_over_2p"], row["pci"]] for row in rows], dtype=float).reshape(-1, 2)
+    both = np.array([[row["trace_over_2p"], row["pci"]] for row in rows], dtype=float).reshape(
+        -1, 2
+    )
     for inputs, colour, marker in (("clean", BLUE, "o"), ("adversarial", VERMILION, "^")):
         chosen = both[[row["inputs"] == inputs for row in rows]]
         handles[f"{inputs} images"] = axes.plot(
@@ -197,7 +213,9 @@ def _scatter(axes: Axes, record: Recorded, handles: dict[str, object]) -> Line2D
         _spread_axes(axes, np.abs(finite))
         ends = np.array([finite.min(), finite.max()])
         line.set_data(ends, ends)
-    axes.set(title=f"every image, η = {eta:g}", xlabel="predicted: Tr_w(H) / 2p", ylabel="measured: PCI")
+    axes.set(
+        title=f"every image, η = {eta:g}", xlabel="predicted: Tr_w(H) / 2p", ylabel="measured: PCI"
+    )
     return line
 
 
@@ -211,7 +229,7 @@ def _spread_axes(axes: Axes, sizes: np.ndarray) -> None:
     step = math.ceil((last - first + 1) / 4)
     decades = [10.0**e for e in range(first, last + 1, step)]
     for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
-        getattr(axes, f"set_{name}scale")("symlog", linthresh=10.0**first, linscale=0.6)
+        getattr(axes, f"set_{name}scale")("symlog", linthresh=10.0**first, linscale=1.0)
         axis.set_major_locator(FixedLocator([-d for d in reversed(decades)] + [0.0] + decades))
         axis.set_minor_locator(NullLocator())
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pistole.errors import UserError
 from pistole.files import read_json
 from pistole.params import Params
+from pistole.report.tables import in_order
 
 SOURCES = ("natural", "robust")
 CHECKS = ("interference", "pci_trace")
@@ -75,7 +76,7 @@ def read_results(params: Params, artifacts: Path) -> Results:
         UserError: a file is missing (the stage to run is named), or two models were evaluated on
             other images or with another attack.
     """
-    names = list(params.models)
+    names = list(in_order(params.models))
     tables, models = {}, {}
     for name in names:
         stage, folder = f"evaluate@{name}", artifacts / "evaluation" / name
@@ -87,7 +88,9 @@ def read_results(params: Params, artifacts: Path) -> Results:
     return Results(
         models=models,
         outcomes={
-            task: np.stack([_answers(tables[name], task, "robust_correct") for name in names], axis=1)
+            task: np.stack(
+                [_answers(tables[name], task, "robust_correct") for name in names], axis=1
+            )
             for task in params.datasets
         },
         anchors={name: _anchor(tables[name], params.datasets, images) for name in names},
@@ -99,7 +102,8 @@ def read_results(params: Params, artifacts: Path) -> Results:
         lambdas=_record(artifacts / "select" / "lambda.json", "select"),
         select=_rows(artifacts / "select" / "grid.csv", "select"),
         recipes={
-            m: _record(artifacts / "merged" / m / "recipe.json", f"merge@{m}") for m in params.methods
+            m: _record(artifacts / "merged" / m / "recipe.json", f"merge@{m}")
+            for m in params.methods
         },
         sources={s: _source(artifacts / "checkpoints" / s, f"finetune@{s}") for s in SOURCES},
         stability={

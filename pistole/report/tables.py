@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -30,6 +32,21 @@ def label(name: str) -> str:
         The label; an unknown key is its own label.
     """
     return LABELS.get(name, name)
+
+
+def in_order(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Put models in the order of the paper's table.
+
+    Args:
+        named: model -> anything; JSON files have lost the order.
+
+    Returns:
+        The same entries; unknown models last.
+    """
+    known = list(LABELS)
+    return dict(
+        sorted(named.items(), key=lambda i: known.index(i[0]) if i[0] in known else len(known))
+    )
 
 
 def points(value: float) -> str:
@@ -95,28 +112,34 @@ def leads(metrics: Metrics) -> dict[str, dict[str, Interval]]:
     """
     return {
         name: {key: Interval(part["value"], *part["ci95"]) for key, part in parts.items()}
-        for name, parts in metrics["differences"].items()
+        for name, parts in in_order(metrics["differences"]).items()
     }
 
 
-def csv_table(metrics: Metrics) -> str:
+def csv_table(metrics: Metrics, summaries: Mapping[str, Any]) -> str:
     """Write the table with all digits.
 
     Args:
         metrics: content of ``report/metrics.json``.
+        summaries: model -> summary of its evaluation.
 
     Returns:
-        One line per model: lambda, means with interval ends, then every task.
+        One line per model: lambda, means with interval ends, every task, then what identifies
+        the row: seed, digests of model and data, attack.
     """
     rows = []
-    for name, model in metrics["models"].items():
+    for name, model in in_order(metrics["models"]).items():
         row: dict[str, Any] = {"model": name, "lambda": model.get("lambda", "")}
         for key in MEASURES:
             low, high = model["ci95"][key]
             row |= {key: model[key], f"{key}_low": low, f"{key}_high": high}
         for kind in ("clean", "robust"):
             row |= {f"{kind}/{task}": value for task, value in model[kind].items()}
-        rows.append(row | {f"n/{task}": n for task, n in model["n"].items()})
+        row |= {f"n/{task}": n for task, n in model["n"].items()}
+        about = summaries[name]
+        row |= {"seed": about["seed"], "digest": about["digest"]}
+        row |= {f"data_digest/{task}": about["tasks"][task]["data_digest"] for task in model["n"]}
+        rows.append(row | {"attack": json.dumps(about["attack"], sort_keys=True)})
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -134,11 +157,11 @@ def terminal_table(metrics: Metrics) -> Table:
         A rich table: accuracies in percent, 95% intervals in brackets.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("model", overflow="fold")
+    table.add_column("model", no_wrap=True)
     for head in ("lambda", "clean %", "robust %", "Sum"):
         table.add_column(head, justify="right", no_wrap=True)
     best = max(model["sum"] for model in metrics["models"].values())
-    for name, model in metrics["models"].items():
+    for name, model in in_order(metrics["models"]).items():
         lam = f"{model['lambda']:g}" if "lambda" in model else "-"
         cells = [_terminal_cell(cell(model, key)) for key in MEASURES]
         style = "bold" if model["sum"] == best else ""
@@ -147,8 +170,7 @@ def terminal_table(metrics: Metrics) -> Table:
 
 
 def _terminal_cell(interval: Interval) -> Text:
-    ends = f"[{points(interval.low)}, {points(interval.high)}]"
-    return Text(f"{points(interval.value):>5} {ends:>14}")
+    return Text(f"{points(interval.value)} [{points(interval.low)}, {points(interval.high)}]")
 
 
 def terminal_leads(metrics: Metrics) -> Table:
@@ -161,12 +183,12 @@ def terminal_leads(metrics: Metrics) -> Table:
         A rich table in percentage points.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("PISTOLE minus", overflow="fold")
+    table.add_column("PISTOLE minus", no_wrap=True)
     for head in ("clean", "robust", "Sum"):
         table.add_column(head, justify="right", no_wrap=True)
     for name, parts in leads(metrics).items():
         cells = [
-            Text(f"{signed(lead.value):>5} {f'[{signed(lead.low)}, {signed(lead.high)}]':>14}")
+            Text(f"{signed(lead.value)} [{signed(lead.low)}, {signed(lead.high)}]")
             for lead in (parts[key] for key in MEASURES)
         ]
         table.add_row(Text(label(name)), *cells)

@@ -27,7 +27,9 @@ def run(params: Params, data: Path, out: Path) -> dict[str, float]:
         UserError: ``data`` holds a dataset that ``datasets`` does not name.
     """
     device_of(params)
-    strangers = sorted(p.name for p in data.iterdir() if p.is_dir() and p.name not in params.datasets)
+    strangers = sorted(
+        p.name for p in data.iterdir() if p.is_dir() and p.name not in params.datasets
+    )
     if strangers:
         raise UserError(
             f"{data} holds {', '.join(strangers)}, which datasets does not name: run 'pistole prune'"
@@ -44,7 +46,13 @@ def run(params: Params, data: Path, out: Path) -> dict[str, float]:
         for dataset in params.datasets:
             index = index_of(data / dataset)
             features = text_features(base.encode_text, index["classnames"], index["templates"])
-            about = {"dataset": dataset, "classnames": index["classnames"], "templates": index["templates"]}
-            save_tensors(folder / "text" / f"{dataset}.safetensors", {"text_features": features}, about)
+            about = {
+                "dataset": dataset,
+                "classnames": index["classnames"],
+                "templates": index["templates"],
+            }
+            save_tensors(
+                folder / "text" / f"{dataset}.safetensors", {"text_features": features}, about
+            )
         save_base(folder, base, logit_scale=params.base.logit_scale)
     return {"visual_parameters": float(sum(p.numel() for p in base.visual.parameters()))}

@@ -41,12 +41,24 @@ class Ingredients:
             The merged parameters.
         """
         return compose(
-            method, self.theta_0, self.tau_nat, self.tau_rob, lam=lam, masks=self.masks, rescale=self.rescale
+            method,
+            self.theta_0,
+            self.tau_nat,
+            self.tau_rob,
+            lam=lam,
+            masks=self.masks,
+            rescale=self.rescale,
         )
 
 
 def read_ingredients(
-    method: str, base: Path, natural: Path, robust: Path, masks: Path | None, variant: str, rescale: str
+    method: str,
+    base: Path,
+    natural: Path,
+    robust: Path,
+    masks: Path | None,
+    variant: str,
+    rescale: str,
 ) -> Ingredients:
     """Read what a method needs.
 
@@ -67,7 +79,9 @@ def read_ingredients(
     """
     needs = method in METHODS and METHODS[method].needs_masks
     if needs and masks is None:
-        raise UserError(f"method '{method}' needs masks: give --masks, the folder of 'pistole masks'")
+        raise UserError(
+            f"method '{method}' needs masks: give --masks, the folder of 'pistole masks'"
+        )
     tau_nat, tau_rob = read_vectors(natural, robust, base)
     read = read_masks(masks, variant) if needs and masks is not None else None
     return Ingredients(base_state(base)[0], tau_nat, tau_rob, read, rescale)

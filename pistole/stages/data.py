@@ -41,7 +41,9 @@ def run(params: Params, name: str, out: Path) -> dict[str, float]:
     return {f"images_{split}": float(len(part["ids"])) for split, part in index["splits"].items()}
 
 
-def _embedded(params: Params, name: str, sizes: dict[str, int]) -> tuple[dict, dict[str, torch.Tensor]]:
+def _embedded(
+    params: Params, name: str, sizes: dict[str, int]
+) -> tuple[dict, dict[str, torch.Tensor]]:
     """Draw the pictures: training slices are consecutive stretches of one numbered stream."""
     from pistole.data.world.tasks import sample, task
 
@@ -68,7 +70,9 @@ def _embedded(params: Params, name: str, sizes: dict[str, int]) -> tuple[dict, d
     }, images
 
 
-def _webdataset(params: Params, name: str, sizes: dict[str, int]) -> tuple[dict, dict[str, torch.Tensor]]:
+def _webdataset(
+    params: Params, name: str, sizes: dict[str, int]
+) -> tuple[dict, dict[str, torch.Tensor]]:
     """List a folder; images stay where they are, the digest of each one's bytes is kept."""
     from pistole.data.wds import open_task
 
@@ -76,7 +80,9 @@ def _webdataset(params: Params, name: str, sizes: dict[str, int]) -> tuple[dict,
     if not root.is_dir():
         raise UserError(f"{root} does not exist: mend data.root ({params.data.root}) or datasets")
     folder, splits = open_task(root, params.data.resolution), {}
-    positions = {"test": listed_subset(folder.split("test").labels, sizes["test"], (params.seed, name))}
+    positions = {
+        "test": listed_subset(folder.split("test").labels, sizes["test"], (params.seed, name))
+    }
     training = {split: size for split, size in sizes.items() if split != "test"}
     if training:
         labels = folder.split("train").labels

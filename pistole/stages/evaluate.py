@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from pistole.files import atomic_directory, read_json, sha256_tensors, write_json
 from pistole.models.zeroshot import ZeroShotClassifier, parameters_of, with_head
@@ -15,7 +14,9 @@ from pistole.stages.runtime import classifier, device_of, text_head, tower, with
 from pistole.stages.slices import index_of, read_slice
 
 
-def run(params: Params, name: str, model: Path, base: Path, data: Path, out: Path) -> dict[str, float]:
+def run(
+    params: Params, name: str, model: Path, base: Path, data: Path, out: Path
+) -> dict[str, float]:
     """Attack a model with the evaluation ensemble on the test slice of every dataset.
 
     Args:
@@ -38,7 +39,9 @@ def run(params: Params, name: str, model: Path, base: Path, data: Path, out: Pat
         columns, tasks[dataset] = attack_task(clf, spec, base, data / dataset, params.seed)
         tables.append(columns)
         line = tasks[dataset]
-        say(f"{name} on {dataset}: clean {line['clean']:.3f}, robust {line['robust']:.3f} (n = {line['n']})")
+        say(
+            f"{name} on {dataset}: clean {line['clean']:.3f}, robust {line['robust']:.3f} (n = {line['n']})"
+        )
     summary = {
         "model": name,
         "digest": sha256_tensors(parameters_of(clf)),
@@ -76,7 +79,12 @@ def ensemble_spec(params: Params, targets: int | None = None) -> EnsembleSpec:
 
 
 def attack_task(
-    clf: ZeroShotClassifier, spec: EnsembleSpec, base: Path, data: Path, seed: int, subset: int | None = None
+    clf: ZeroShotClassifier,
+    spec: EnsembleSpec,
+    base: Path,
+    data: Path,
+    seed: int,
+    subset: int | None = None,
 ) -> tuple[pa.Table, dict]:
     """Evaluate a model on the test slice of one dataset.
 
@@ -118,12 +126,16 @@ def means(tasks: dict[str, dict]) -> tuple[float, float]:
         Two fractions.
     """
     count = len(tasks)
-    return sum(t["clean"] for t in tasks.values()) / count, sum(t["robust"] for t in tasks.values()) / count
+    return sum(t["clean"] for t in tasks.values()) / count, sum(
+        t["robust"] for t in tasks.values()
+    ) / count
 
 
 def _metrics(tasks: dict[str, dict]) -> dict[str, float]:
     clean, robust = means(tasks)
-    per_task = {f"{kind}/{task}": line[kind] for task, line in tasks.items() for kind in ("clean", "robust")}
+    per_task = {
+        f"{kind}/{task}": line[kind] for task, line in tasks.items() for kind in ("clean", "robust")
+    }
     return {"clean_mean": clean, "robust_mean": robust, "sum": clean + robust, **per_task}
 
 

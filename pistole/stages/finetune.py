@@ -64,7 +64,9 @@ def run(
         save_tensors(folder / "visual.safetensors", theta | buffers, record)
         write_json(folder / "training.json", record)
         with (folder / "curve.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, ("step", "loss", "lr"), extrasaction="ignore", lineterminator="\n")
+            writer = csv.DictWriter(
+                stream, ("step", "loss", "lr"), extrasaction="ignore", lineterminator="\n"
+            )
             writer.writeheader()
             writer.writerows(curve)
     if knobs.checkpoint is None:
@@ -88,7 +90,9 @@ def _state_path(source: str) -> Path:
     return RESUME / f"finetune-{source}.safetensors"
 
 
-def _train(params: Params, source: str, base: Path, data: Path) -> tuple[dict[str, Tensor], list[dict]]:
+def _train(
+    params: Params, source: str, base: Path, data: Path
+) -> tuple[dict[str, Tensor], list[dict]]:
     knobs, device = getattr(params.finetune, source), device_of(params)
     images = read_slice(data, "finetune")
     model = classifier(base, images.dataset, device)
@@ -124,7 +128,9 @@ def _train(params: Params, source: str, base: Path, data: Path) -> tuple[dict[st
 class Batches:
     """Batches by step number: every epoch is a permutation that the seed decides."""
 
-    def __init__(self, images: Slice, size: int, seed: int, source: str, device: torch.device) -> None:
+    def __init__(
+        self, images: Slice, size: int, seed: int, source: str, device: torch.device
+    ) -> None:
         """Hold the images.
 
         Args:
@@ -138,7 +144,9 @@ class Batches:
             UserError: the slice is smaller than one batch.
         """
         if len(images) < size:
-            raise UserError(f"finetune.{source}.batch_size is {size}, but slices.finetune has {len(images)}")
+            raise UserError(
+                f"finetune.{source}.batch_size is {size}, but slices.finetune has {len(images)}"
+            )
         self.images, self.size, self.device = images, size, device
         self.parts = (seed, "finetune", source, "epoch")
 
@@ -156,4 +164,8 @@ class Batches:
         order = torch.randperm(len(self.images), generator=generator(*self.parts, epoch))
         chosen = order[place * self.size : (place + 1) * self.size]
         ids = [self.images.ids[i] for i in chosen]
-        return ids, self.images.pixels(chosen).to(self.device), self.images.labels[chosen].to(self.device)
+        return (
+            ids,
+            self.images.pixels(chosen).to(self.device),
+            self.images.labels[chosen].to(self.device),
+        )

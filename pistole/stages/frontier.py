@@ -12,7 +12,14 @@ from pistole.stages.runtime import classifier, device_of, with_parameters
 
 
 def run(
-    params: Params, method: str, base: Path, natural: Path, robust: Path, masks: Path, data: Path, out: Path
+    params: Params,
+    method: str,
+    base: Path,
+    natural: Path,
+    robust: Path,
+    masks: Path,
+    data: Path,
+    out: Path,
 ) -> dict[str, float]:
     """Sweep lambda; no checkpoint is stored.
 
@@ -47,13 +54,19 @@ def run(
         }
         clean, attacked = means(tasks)
         row = {"lambda": lam, "clean_mean": clean, "robust_mean": attacked}
-        row |= {f"{kind}/{task}": line[kind] for kind in ("clean", "robust") for task, line in tasks.items()}
+        row |= {
+            f"{kind}/{task}": line[kind]
+            for kind in ("clean", "robust")
+            for task, line in tasks.items()
+        }
         rows.append(row)
     with atomic_directory(out) as folder:
         with (folder / "frontier.csv").open("w", newline="") as stream:
             writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        write_json(folder / "summary.json", {"attack": spec.describe(), "images": params.frontier.images})
+        write_json(
+            folder / "summary.json", {"attack": spec.describe(), "images": params.frontier.images}
+        )
     best = max(rows, key=lambda row: row["clean_mean"] + row["robust_mean"])
     return {"best_sum": best["clean_mean"] + best["robust_mean"], "best_lambda": best["lambda"]}

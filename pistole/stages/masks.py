@@ -43,8 +43,13 @@ def run(
             save_tensors(folder / f"{variant}.safetensors", packed, {"variant": variant})
             for source, part in both.items():
                 table = mask_statistics(part, taus[source])
-                rows += [{"variant": variant, "source": source, "layer": name, **row} for name, row in table.items()]
-                metrics |= {f"{variant}/{source}/{key}": value for key, value in table["all"].items()}
+                rows += [
+                    {"variant": variant, "source": source, "layer": name, **row}
+                    for name, row in table.items()
+                ]
+                metrics |= {
+                    f"{variant}/{source}/{key}": value for key, value in table["all"].items()
+                }
         with (folder / "statistics.csv").open("w", newline="") as stream:
             writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
             writer.writeheader()

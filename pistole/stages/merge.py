@@ -69,5 +69,7 @@ def _lambda(params: Params, method: str, select: Path | None) -> float:
         raise UserError("merge.lambda is 'selected': give --select, or set a number in [0, 1]")
     chosen = read_json(select / "lambda.json")
     if method not in chosen:
-        raise UserError(f"{select}/lambda.json has no '{method}': add it to methods and run stage select")
+        raise UserError(
+            f"{select}/lambda.json has no '{method}': add it to methods and run stage select"
+        )
     return float(chosen[method])

@@ -1,9 +1,21 @@
-"""Stage ``params``: every key of params.yaml is checked before any other stage does work."""
+"""Stage ``params`` and its commands: every key of params.yaml is checked before any work."""
 
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from pistole.files import write_text
-from pistole.params import Params
+from pistole.params import (
+    Params,
+    check_schema,
+    explain_all,
+    list_profiles,
+    load_params,
+    schema_text,
+    use_profile,
+)
+from pistole.progress import say
 
 
 def run(params: Params, out: Path) -> None:
@@ -17,3 +29,57 @@ def run(params: Params, out: Path) -> None:
     """
     del params
     write_text(out, "params.yaml is valid\n")
+
+
+def show(file: Path, *, explain: bool) -> None:
+    """Validate a parameter file and print that it is valid, or what each key means.
+
+    Args:
+        file: the parameters.
+        explain: print key, value, unit, bounds and description.
+    """
+    params = load_params(file)
+    if not explain:
+        say(f"{file} is valid (profile {params.profile})")
+        return
+    table = Table("key", "value", "unit", "valid", "meaning")
+    for row in explain_all(params):
+        table.add_row(*(str(cell) for cell in row))
+    Console().print(table)
+
+
+def export_schema(file: Path, *, check: bool) -> None:
+    """Write the JSON schema, or fail if the written one has drifted.
+
+    Args:
+        file: the schema.
+        check: compare, do not write.
+    """
+    if check:
+        check_schema(file)
+    else:
+        write_text(file, schema_text())
+
+
+def show_profiles(folder: Path) -> None:
+    """Print the profiles.
+
+    Args:
+        folder: where they are.
+    """
+    table = Table("profile", "what it is", box=None)
+    for name, about in list_profiles(folder):
+        table.add_row(name, about)
+    Console().print(table)
+
+
+def use(name: str, folder: Path, target: Path) -> None:
+    """Write params.yaml from a profile.
+
+    Args:
+        name: the profile.
+        folder: where profiles are.
+        target: the file to write.
+    """
+    use_profile(name, folder, target)
+    say(f"{target} is now profile {name}")

@@ -79,7 +79,9 @@ def classifier(base: Path, dataset: str, device: torch.device) -> ZeroShotClassi
     return model.to(device).eval()
 
 
-def with_parameters(model: ZeroShotClassifier, theta: dict[str, torch.Tensor]) -> ZeroShotClassifier:
+def with_parameters(
+    model: ZeroShotClassifier, theta: dict[str, torch.Tensor]
+) -> ZeroShotClassifier:
     """Load visual parameters into a classifier in place.
 
     Args:

@@ -48,11 +48,15 @@ def run(
             clean, attacked = accuracies(model, images, params)
             rows.append({"method": method, "lambda": lam, "clean": clean, "robust": attacked})
         ours = [row for row in rows if row["method"] == method]
-        chosen[method] = max(ours, key=lambda row: (row["clean"] + row["robust"], -row["lambda"]))["lambda"]
+        chosen[method] = max(ours, key=lambda row: (row["clean"] + row["robust"], -row["lambda"]))[
+            "lambda"
+        ]
     with atomic_directory(out) as folder:
         write_json(folder / "lambda.json", chosen)
         with (folder / "grid.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, ("method", "lambda", "clean", "robust"), lineterminator="\n")
+            writer = csv.DictWriter(
+                stream, ("method", "lambda", "clean", "robust"), lineterminator="\n"
+            )
             writer.writeheader()
             writer.writerows(rows)
     return {f"lambda/{method}": lam for method, lam in chosen.items()}

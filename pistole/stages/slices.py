@@ -73,13 +73,17 @@ def read_slice(folder: Path, split: str, subset: int | None = None) -> Slice:
     index = index_of(folder)
     if split not in index["splits"]:
         have = ", ".join(index["splits"])
-        raise UserError(f"{folder}: no split '{split}' (has {have}): set data.finetune to this dataset")
+        raise UserError(
+            f"{folder}: no split '{split}' (has {have}): set data.finetune to this dataset"
+        )
     listed = index["splits"][split]
     if index["layout"] == "embedded":
         tensors, _ = load_tensors(folder / "images.safetensors")
         images = tensors[split]
         if sha256_tensors({"images": images}) != listed["sha256"]:
-            raise UserError(f"{folder}/images.safetensors is not what its index lists: run stage data again")
+            raise UserError(
+                f"{folder}/images.safetensors is not what its index lists: run stage data again"
+            )
     else:
         from pistole.data.wds import read_listed
 

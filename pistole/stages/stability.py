@@ -64,18 +64,33 @@ def run(
         perturb_1d=knobs.perturb_1d,
     )
     reliability = {v: split_half_reliability(*halves) for v, halves in scores.halves.items()}
-    medians = {variant: statistics.median(layers.values()) for variant, layers in reliability.items()}
+    medians = {
+        variant: statistics.median(layers.values()) for variant, layers in reliability.items()
+    }
     for variant, median in medians.items():
         if median < RELIABLE:
-            say(f"warning: {source}/{variant}: median split-half reliability {median:.2f} < {RELIABLE}")
+            say(
+                f"warning: {source}/{variant}: median split-half reliability {median:.2f} < {RELIABLE}"
+            )
     with atomic_directory(out) as folder:
         for variant, tensors in scores.scores.items():
-            save_tensors(folder / f"{variant}.safetensors", tensors, {"source": source, "variant": variant})
-        _write_rows(folder / "reliability.csv", ("variant", "layer", "spearman"), (
-            (variant, layer, value) for variant, layers in reliability.items() for layer, value in layers.items()
-        ))
+            save_tensors(
+                folder / f"{variant}.safetensors", tensors, {"source": source, "variant": variant}
+            )
+        _write_rows(
+            folder / "reliability.csv",
+            ("variant", "layer", "spearman"),
+            (
+                (variant, layer, value)
+                for variant, layers in reliability.items()
+                for layer, value in layers.items()
+            ),
+        )
         _write_rows(folder / "weights.csv", ("step", "id", "pci", "weight"), probe.weight_rows())
-        write_json(folder / "summary.json", {"reliability": medians, "pci_reliability": probe.pci_reliability})
+        write_json(
+            folder / "summary.json",
+            {"reliability": medians, "pci_reliability": probe.pci_reliability},
+        )
     return {f"reliability/{v}": m for v, m in medians.items()} | {
         "pci_reliability": statistics.fmean(probe.pci_reliability)
     }
@@ -91,7 +106,9 @@ def _write_rows(path: Path, header: tuple[str, ...], rows: Iterator[tuple]) -> N
 class Probe:
     """The gradients of one source's objective at any point of parameter space."""
 
-    def __init__(self, params: Params, source: str, model: ZeroShotClassifier, images: Slice) -> None:
+    def __init__(
+        self, params: Params, source: str, model: ZeroShotClassifier, images: Slice
+    ) -> None:
         """Hold what the gradients are taken of.
 
         Args:
@@ -130,7 +147,9 @@ class Probe:
     def weight_rows(self) -> Iterator[tuple]:
         """Yield ``(step, sample id, PCI, weight)``."""
         for step, (pci, weights) in enumerate(self.weights):
-            for name, value, weight in zip(self.images.ids, pci.tolist(), weights.tolist(), strict=True):
+            for name, value, weight in zip(
+                self.images.ids, pci.tolist(), weights.tolist(), strict=True
+            ):
                 yield step, name, value, weight
 
     def _batches(self, chosen: Tensor) -> Iterator[Tensor]:
@@ -143,7 +162,9 @@ class Probe:
         if self.attacked is not None and not self.params.stability.regen_adv:
             return self.attacked
         knobs = self.params.attack.calibration
-        budget = Budget(eps=self.params.attack.eps, alpha=knobs.alpha, steps=knobs.steps, init=knobs.init)
+        budget = Budget(
+            eps=self.params.attack.eps, alpha=knobs.alpha, steps=knobs.steps, init=knobs.init
+        )
         seed = derive(self.params.seed, "stability", self.source, step)
         out = torch.empty_like(clean)
         for batch in self._batches(torch.arange(len(self.images))):
@@ -185,13 +206,17 @@ class Probe:
         self.pci_reliability.append(spearman(estimate.first_half.abs(), estimate.second_half.abs()))
         return weights
 
-    def _mean_gradient(self, theta: Tensors, pixels: Tensor, weights: Tensor, half: Tensor) -> Tensors:
+    def _mean_gradient(
+        self, theta: Tensors, pixels: Tensor, weights: Tensor, half: Tensor
+    ) -> Tensors:
         leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
         total = {name: torch.zeros_like(value) for name, value in theta.items()}
         for batch in self._batches(half):
             logits = functional_logits(self.model, leaves, pixels[batch].to(self.device))
             losses = cross_entropy(logits, self.labels[batch], reduction="none")
             loss = (weights[batch] * losses).sum() / len(half)
-            for name, part in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+            for name, part in zip(
+                leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True
+            ):
                 total[name] += part
         return total

@@ -57,7 +57,9 @@ def read_parameters(path: Path, base: Path) -> dict[str, Tensor]:
     )
 
 
-def read_vectors(natural: Path, robust: Path, base: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def read_vectors(
+    natural: Path, robust: Path, base: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Read both task vectors.
 
     Args:

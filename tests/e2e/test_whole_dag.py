@@ -21,7 +21,11 @@ def commands(params: Path) -> list[list[str]]:
         ["params", "--check", "params.yaml", "--out", "artifacts/params.ok"],
         *(["data", task] for task in TASKS),
         ["base"],
-        *([stage, source] for stage in ("finetune", "vectors", "stability") for source in ("natural", "robust")),
+        *(
+            [stage, source]
+            for stage in ("finetune", "vectors", "stability")
+            for source in ("natural", "robust")
+        ),
         ["masks"],
         ["select"],
         *(["merge", method] for method in MODELS[3:]),
@@ -45,7 +49,9 @@ def run_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    files = [p for place in ("artifacts", "report") for p in (folder / place).rglob("*") if p.is_file()]
+    files = [
+        p for place in ("artifacts", "report") for p in (folder / place).rglob("*") if p.is_file()
+    ]
     return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -60,7 +66,16 @@ def test_metrics_json_has_the_promised_form(finished: Path):
     assert metrics["profile"] == "micro"
     assert set(metrics["models"]) == set(MODELS)
     for row in metrics["models"].values():
-        assert set(row) >= {"clean", "robust", "clean_mean", "robust_mean", "sum", "ci95", "n", "digest"}
+        assert set(row) >= {
+            "clean",
+            "robust",
+            "clean_mean",
+            "robust_mean",
+            "sum",
+            "ci95",
+            "n",
+            "digest",
+        }
         assert set(row["clean"]) == set(TASKS)
         assert all(0 <= row["robust"][t] <= row["clean"][t] <= 1 for t in TASKS)
         assert row["sum"] == pytest.approx(row["clean_mean"] + row["robust_mean"])

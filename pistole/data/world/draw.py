@@ -45,7 +45,7 @@ class Domain:
 
 
 CLEAN = Domain(tilt=15, scales=(0.55, 0.85), strokes=(0, 0), noise=0.02, contrast=0.85)
-CLUTTER = Domain(tilt=35, scales=(0.5, 0.8), strokes=(3, 6), noise=0.07, contrast=0.45)
+CLUTTER = Domain(tilt=30, scales=(0.55, 0.85), strokes=(2, 4), noise=0.05, contrast=0.6)
 
 
 @functools.cache
@@ -84,7 +84,15 @@ def _polygon(name: str) -> list[tuple[float, float]]:
         corners = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a)]
         return corners + [(-x, -y) for x, y in corners]
     if name == "arrow":
-        return [(0, -1), (0.8, -0.1), (0.3, -0.1), (0.3, 0.95), (-0.3, 0.95), (-0.3, -0.1), (-0.8, -0.1)]
+        return [
+            (0, -1),
+            (0.8, -0.1),
+            (0.3, -0.1),
+            (0.3, 0.95),
+            (-0.3, 0.95),
+            (-0.3, -0.1),
+            (-0.8, -0.1),
+        ]
     turns = [2 * math.pi * k / 40 for k in range(40)]  # heart
     return [
         (
@@ -95,7 +103,9 @@ def _polygon(name: str) -> list[tuple[float, float]]:
     ]
 
 
-def _shape_mask(name: str, diameter: float, turn: float, centre: tuple[float, float]) -> Image.Image:
+def _shape_mask(
+    name: str, diameter: float, turn: float, centre: tuple[float, float]
+) -> Image.Image:
     mask = Image.new("L", (CANVAS, CANVAS))
     pen, radius, (cx, cy) = ImageDraw.Draw(mask), diameter / 2, centre
     if name in ("circle", "ring"):
@@ -105,7 +115,9 @@ def _shape_mask(name: str, diameter: float, turn: float, centre: tuple[float, fl
             pen.ellipse((cx - hole, cy - hole, cx + hole, cy + hole), fill=0)
         return mask
     c, s = math.cos(turn), math.sin(turn)
-    points = [(cx + radius * (c * x - s * y), cy + radius * (s * x + c * y)) for x, y in _polygon(name)]
+    points = [
+        (cx + radius * (c * x - s * y), cy + radius * (s * x + c * y)) for x, y in _polygon(name)
+    ]
     pen.polygon(points, fill=255)
     return mask
 
@@ -146,7 +158,9 @@ def _texture(name: str, rng: np.random.Generator) -> np.ndarray:
     elif name == "checked":
         dark = ((u % period) < period / 2) ^ ((v % period) < period / 2)
     elif name == "dotted":
-        dark = ((u % period - period / 2) ** 2 + (v % period - period / 2) ** 2) < (0.3 * period) ** 2
+        dark = ((u % period - period / 2) ** 2 + (v % period - period / 2) ** 2) < (
+            0.3 * period
+        ) ** 2
     elif name == "speckled":
         grain = rng.random((CANVAS // 4, CANVAS // 4)) < 0.4
         dark = np.kron(grain, np.ones((4, 4), bool))
@@ -170,7 +184,9 @@ def _background(colour: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _jitter(colour: str, rng: np.random.Generator) -> np.ndarray:
-    return np.asarray(COLOURS[colour], np.float32) / 255 + rng.uniform(-0.06, 0.06, 3).astype(np.float32)
+    return np.asarray(COLOURS[colour], np.float32) / 255 + rng.uniform(-0.06, 0.06, 3).astype(
+        np.float32
+    )
 
 
 def _strokes(picture: np.ndarray, domain: Domain, rng: np.random.Generator) -> np.ndarray:
@@ -180,7 +196,9 @@ def _strokes(picture: np.ndarray, domain: Domain, rng: np.random.Generator) -> n
     pen = ImageDraw.Draw(canvas)
     for _ in range(rng.integers(domain.strokes[0], domain.strokes[1] + 1)):
         ends = rng.uniform(0, CANVAS, 4).tolist()
-        ink = tuple((_jitter(str(rng.choice(list(COLOURS))), rng).clip(0, 1) * 255).astype(int).tolist())
+        ink = tuple(
+            (_jitter(str(rng.choice(list(COLOURS))), rng).clip(0, 1) * 255).astype(int).tolist()
+        )
         pen.line(ends, fill=ink, width=int(rng.integers(2, 4)))
     return np.asarray(canvas, np.float32) / 255
 
@@ -204,7 +222,11 @@ def draw(scene: Scene, digit: int, domain: Domain, rng: np.random.Generator) -> 
     if scene.kind == "shape":
         mask = _shape_mask(scene.name, diameter, math.radians(degrees), centre)
     else:
-        ink = _letter(scene.name, diameter, rng) if scene.kind == "letter" else _digit(digit, diameter)
+        ink = (
+            _letter(scene.name, diameter, rng)
+            if scene.kind == "letter"
+            else _digit(digit, diameter)
+        )
         mask = _glyph_mask(ink, degrees, centre)
     cover = np.asarray(mask, np.float32)[..., None] / 255
     object_ = _jitter(scene.colour, rng) * _texture(scene.texture, rng)[..., None]

@@ -12,7 +12,6 @@ from pistole.data.world.words import (
     LETTERS,
     NAMES,
     SHAPES,
-    TEXTURES,
     Scene,
     caption,
     draw_scene,
@@ -22,6 +21,7 @@ from pistole.seeds import derive
 
 TEMPLATES = ("a photo of a {c}", "a {c}")
 ATTRIBUTE_TEMPLATES = ("a photo of something {c}", "something {c}")
+CLEAR_TEXTURES = ("plain", "striped", "dotted", "shaded")
 CLUTTER_CLASSES = 100
 DIGIT_TRAIN_SHARE = 2 / 3
 CAPTIONS_PER_PICTURE = 4
@@ -100,8 +100,8 @@ def tasks() -> dict[str, WorldTask]:
         "letter": _object_task("letter", LETTERS),
         "digit": _object_task("digit", DIGITS),
         "colour": _attribute_task("colour", tuple(COLOURS)),
-        # On shapes alone: a stroke of a letter is too thin to tell stripes from checks.
-        "texture": _attribute_task("texture", TEXTURES, kind="shape"),
+        # On shapes alone, and only what 32 pixels can tell: a stroke is too thin to show checks.
+        "texture": _attribute_task("texture", CLEAR_TEXTURES, kind="shape"),
         "clutter": WorldTask("clutter", names, TEMPLATES, CLUTTER, phrases),
     }
 

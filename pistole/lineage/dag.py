@@ -1,0 +1,133 @@
+"""The one DAG: the project's dvc.yaml as DVC resolves it (matrix, foreach, vars), plain."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from pistole.errors import UserError
+
+if TYPE_CHECKING:
+    from dvc.output import Output
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
+
+class Out(TypedDict):
+    """One output of a stage; ``path`` is relative to the project's folder."""
+
+    path: str
+    dir: bool
+    cache: bool
+    persist: bool
+    metric: bool
+    plot: bool
+
+
+class Stage(TypedDict):
+    """One stage, JSON-able; paths are relative to the project's folder."""
+
+    name: str
+    cmd: list[str]
+    wdir: str
+    deps: list[str]
+    params: dict[str, dict[str, Any]]
+    outs: list[Out]
+    frozen: bool
+    always: bool
+    meta: dict[str, Any]
+    desc: str | None
+
+
+def load(root: str | Path = ".") -> list[Stage]:
+    """Read every stage of the project.
+
+    Args:
+        root: the project's folder.
+
+    Returns:
+        The stages by name; ``.dvc`` files are no stages, only inputs of some.
+
+    Raises:
+        UserError: the folder is no DVC project, or its dvc.yaml is not valid.
+    """
+    from dvc.stage import PipelineStage
+
+    with _open(root) as repo:
+        stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
+        return sorted(map(_plain, stages), key=lambda stage: stage["name"])
+
+
+def load_stage(root: str | Path, name: str) -> Stage:
+    """Read one stage, without the cost of building the project's graph.
+
+    Args:
+        root: the project's folder.
+        name: DVC's name of it, such as ``merge@pistole``.
+
+    Returns:
+        The stage.
+
+    Raises:
+        UserError: the folder is no DVC project, its dvc.yaml is not valid, or has no such stage.
+    """
+    with _open(root) as repo:
+        return _plain(repo.stage.load_one(os.fspath(Path(repo.root_dir) / "dvc.yaml"), name))
+
+
+@contextlib.contextmanager
+def _open(root: str | Path) -> Iterator["Repo"]:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(os.fspath(root)) as repo:
+            yield repo
+    except DvcException as error:
+        text = "; ".join(" ".join(str(part).split()) for part in (error, error.__cause__) if part)
+        raise UserError(f"dvc cannot read the project ({text}): try `dvc status`") from error
+
+
+def _plain(stage: "PipelineStage") -> Stage:
+    from dvc.dependency import ParamsDependency
+
+    deps, params = [], {}
+    for dep in stage.deps:
+        if isinstance(dep, ParamsDependency):
+            params[_path(dep)] = dep.read_params()
+        elif dep.protocol == "local":
+            deps.append(_path(dep))
+        else:
+            raise UserError(f"{stage.name}: {dep} is not a local path: fetch it first")
+    return Stage(
+        name=stage.name,
+        cmd=stage.cmd if isinstance(stage.cmd, list) else [stage.cmd],
+        wdir=os.path.relpath(stage.wdir, stage.repo.root_dir),
+        deps=sorted(deps),
+        params=params,
+        outs=[_out(out) for out in stage.outs],
+        frozen=stage.frozen,
+        always=stage.always_changed,
+        meta=stage.meta or {},
+        desc=stage.desc,
+    )
+
+
+def _out(out: "Output") -> Out:
+    known = bool(out.hash_info and out.hash_info.isdir)
+    return Out(
+        path=_path(out),
+        dir=known or out.annot.type == "dir" or out.def_path.endswith("/"),
+        cache=out.use_cache,
+        persist=out.persist,
+        metric=bool(out.metric),
+        plot=bool(out.plot),
+    )
+
+
+def _path(out: "Output") -> str:
+    """Return the path as dvc.lock has it: relative to the project, unless written absolute."""
+    if Path(out.def_path).is_absolute():
+        return out.def_path.rstrip("/")
+    return os.path.relpath(out.fs_path, out.repo.root_dir)

@@ -1,0 +1,165 @@
+"""Write one finished stage to MLflow. The only module that imports mlflow."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from pistole.lineage.tracking import StageRun
+
+EXPERIMENT = "pistole"
+LINEAGE_FILE = "lineage.json"
+LONGEST = 5000  # MLflow cuts params at 6000 and tags at 8000 characters, with only a warning
+METRICS_PER_BATCH = 1000
+PARAMS_PER_BATCH = 100
+
+
+def write_run(
+    uri: str,
+    run: "StageRun",
+    record: Mapping[str, Any],
+    tags: Mapping[str, str],
+    status: str,
+) -> str:
+    """Write a stage as one MLflow run.
+
+    Args:
+        uri: address of the store.
+        run: the stage's metrics, figures and tables.
+        record: stage, host, started (ms since 1970) and seconds; under DVC also run_key, cmd, deps,
+            params and outs. It becomes the artifact ``lineage.json`` too.
+        tags: circumstances of the run.
+        status: FINISHED, FAILED or KILLED.
+
+    Returns:
+        The run's id.
+    """
+    client = _client(uri)
+    with _locked(uri):
+        experiment = _experiment(client, uri)
+        everything = {**tags, **_lineage_tags(record)}
+        fitting = {name: fit(value) for name, value in everything.items()}
+        created = client.create_run(experiment, record["started"], fitting, run.stage)
+        run_id = created.info.run_id
+        _log_values(client, run_id, run, record)
+        for file, folder in run.files:
+            client.log_artifact(run_id, str(file), folder or None)
+        for name, table in run.tables.items():
+            client.log_dict(run_id, table, name)
+        client.log_dict(run_id, dict(record), LINEAGE_FILE)
+        client.set_terminated(run_id, status, record["started"] + round(1000 * record["seconds"]))
+    return run_id
+
+
+def fit(text: str) -> str:
+    """Keep a value that MLflow would cut as its digest; the whole is in ``lineage.json``.
+
+    Args:
+        text: the value.
+
+    Returns:
+        The value, or ``sha256:`` and its digest if it is too long.
+    """
+    if len(text) <= LONGEST:
+        return text
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Name every leaf of nested parameters.
+
+    Args:
+        params: nested values.
+        prefix: dotted key of the nest.
+
+    Returns:
+        Dotted key -> value (text as it is, all else as JSON).
+    """
+    flat: dict[str, str] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def _client(uri: str) -> "MlflowClient":
+    """Import mlflow, which takes seconds, with telemetry and chatter off."""
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+@contextlib.contextmanager
+def _locked(uri: str) -> Iterator[None]:
+    """Let one process at a time create or write the database; a server needs no such help."""
+    database = _database(uri)
+    if database is None:
+        yield
+        return
+    with Path(f"{database}.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _database(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+
+
+def _experiment(client: "MlflowClient", uri: str) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return found.experiment_id
+    database = _database(uri)
+    place = (database.parent / "mlartifacts").as_uri() if database else None
+    return client.create_experiment(EXPERIMENT, artifact_location=place)
+
+
+def _lineage_tags(record: Mapping[str, Any]) -> dict[str, str]:
+    if "run_key" not in record:
+        return {}
+    tags = {"dvc.run_key": record["run_key"], "dvc.cmd": " && ".join(record["cmd"])}
+    for table in ("deps", "outs"):
+        tags[f"dvc.{table}"] = json.dumps(record[table], sort_keys=True)
+    return tags
+
+
+def _log_values(
+    client: "MlflowClient", run_id: str, run: "StageRun", record: Mapping[str, Any]
+) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+
+    metrics = [Metric(name, value, time, step) for name, value, step, time in run.metrics]
+    for batch in _batches(metrics, METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=batch)
+    values = {}
+    for file, params in record.get("params", {}).items():
+        values |= flatten(params, "" if file == "params.yaml" else f"{file}:")
+    for batch in _batches([Param(k, fit(v)) for k, v in values.items()], PARAMS_PER_BATCH):
+        client.log_batch(run_id, params=batch)
+    context = [InputTag("mlflow.data.context", "dep")]
+    inputs = [
+        DatasetInput(Dataset(path, digest, "local", json.dumps({"uri": path})), context)
+        for path, digest in record.get("deps", {}).items()
+    ]
+    if inputs:
+        client.log_inputs(run_id, datasets=inputs)
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

@@ -1,0 +1,119 @@
+"""Sentences of the page that depend on the numbers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pistole.report.statistics import Interval
+from pistole.report.tables import label, points, signed
+
+REFERENCE_STEPS, REFERENCE_TARGETS = 100, 9  # docs/method.md D.2
+RELIABLE = 0.5  # docs/method.md A.3.1
+RIVALS = ("vanilla", "wise_ft")
+NAMES = {"vanilla": "vanilla merging", "wise_ft": "WiSE-FT"}
+
+
+def headline(metrics: dict[str, Any], leads: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Say in plain words what PISTOLE did compared with the two other merges.
+
+    Args:
+        metrics: content of ``report/metrics.json``.
+        leads: model -> measure -> interval of PISTOLE's lead.
+
+    Returns:
+        Two or three sentences; each comparison says whether its interval holds zero.
+    """
+    own = metrics["models"].get("pistole")
+    if own is None:
+        return "PISTOLE is not among the evaluated models, so there is nothing to compare it with."
+    text = (
+        f"It is right on {points(own['clean_mean'])}% of clean and {points(own['robust_mean'])}% "
+        f"of attacked images, Sum {points(own['sum'])}"
+    )
+    rivals = [name for name in RIVALS if name in leads]
+    best = max(metrics["models"], key=lambda name: metrics["models"][name]["sum"])
+    tail = "" if best == "pistole" else f" The largest Sum is that of {label(best)}."
+    if not rivals:
+        return f"PISTOLE stands alone. {text}.{tail}"
+    compared = " and ".join(f"{_verb(leads[name]['sum'])} {NAMES[name]}" for name in rivals)
+    details = "; ".join(f"against {NAMES[name]} {_lead(leads[name])}" for name in rivals)
+    return f"PISTOLE {compared}. {text}: {details}.{tail}"
+
+
+def _lead(parts: Mapping[str, Interval]) -> str:
+    total = parts["sum"]
+    return (
+        f"{signed(total.value)} points (clean {signed(parts['clean_mean'].value)}, robust "
+        f"{signed(parts['robust_mean'].value)}), 95% interval of the Sum "
+        f"{signed(total.low)} to {signed(total.high)}, "
+        f"{'clear of zero' if total.side else 'which holds zero'}"
+    )
+
+
+def _verb(lead: Interval) -> str:
+    if lead.value == lead.low == lead.high == 0:
+        return "answers exactly as often right as"
+    return {1: "beats", -1: "does worse than", 0: "cannot be told apart from"}[lead.side]
+
+
+def weaknesses(attack: Mapping[str, Any]) -> list[str]:
+    """List where the evaluation attack is weaker than the reference ensemble.
+
+    Args:
+        attack: ``attack.evaluate`` of the parameters.
+
+    Returns:
+        One clause per weakness; empty if there is none.
+    """
+    found = [
+        f"{name} runs {attack[key]['steps']} iterations instead of {REFERENCE_STEPS}"
+        for key, name in (("apgd_ce", "APGD-CE"), ("apgd_t", "APGD-T"))
+        if attack[key]["steps"] < REFERENCE_STEPS
+    ]
+    targets = attack["apgd_t"]["targets"]
+    if targets < REFERENCE_TARGETS:
+        found.append(f"APGD-T tries {targets} target classes instead of {REFERENCE_TARGETS}")
+    return found
+
+
+def unreliable(stability: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name the scores whose median split-half reliability is too low.
+
+    Args:
+        stability: source -> summary of its scores.
+
+    Returns:
+        Entries like ``natural / gism (0.31)``.
+    """
+    return [
+        f"{source} / {variant} ({median:.2f})"
+        for source, summary in stability.items()
+        for variant, median in summary["reliability"].items()
+        if median < RELIABLE
+    ]
+
+
+def origin(lineage: Mapping[str, Any]) -> str:
+    """Say in a few words how a model came to be.
+
+    Args:
+        lineage: ``lineage`` of its evaluation.
+
+    Returns:
+        A clause such as ``merge pistole, λ = 0.3, scores pistole``.
+    """
+    if "method" in lineage:
+        parts = [f"merge {label(lineage['method'])}", f"λ = {lineage['lambda']:g}"]
+        if lineage.get("variant"):
+            parts.append(f"scores {lineage['variant']}")
+        parts.append(
+            "no rescaling" if lineage["rescale"] == "none" else f"rescale {lineage['rescale']}"
+        )
+        return ", ".join(parts)
+    if "source" in lineage:
+        if lineage.get("checkpoint"):
+            return f"{lineage['source']} source, your checkpoint {lineage['checkpoint']}"
+        return f"{lineage['source']} source, fine-tuned here ({lineage['objective']})"
+    if lineage.get("record") == "model.json":
+        about = lineage["description"]
+        return f"base model {about['architecture']} ({about['activation']})"
+    return "a model from outside the pipeline"

@@ -1,0 +1,36 @@
+"""Stage ``report``: one page with the table, the figures, the parameters and the lineage."""
+
+from pathlib import Path
+
+from pistole.files import atomic_directory, write_json, write_text
+from pistole.params import Params
+from pistole.report.figures import draw_all
+from pistole.report.inputs import read_results
+from pistole.report.metrics import build_metrics, flat_metrics
+from pistole.report.page import render
+from pistole.report.tables import csv_table
+
+
+def run(params: Params, artifacts: Path, out: Path) -> dict[str, float]:
+    """Read every stage's tables and write the report; nothing is computed with a model.
+
+    Args:
+        params: shown in full; ``models``, ``methods``, ``datasets`` and ``report`` are used.
+        artifacts: folder of all stages' results.
+        out: folder for ``index.html``, ``figures/``, ``table.csv`` and ``metrics.json``; other
+            files in it are left alone.
+
+    Returns:
+        Mean accuracies and sums per model, and PISTOLE's lead in the sum.
+    """
+    results = read_results(params, artifacts)
+    metrics = build_metrics(params, results)
+    figures = draw_all(results)
+    page = render(params, results, metrics, figures)
+    with atomic_directory(out / "figures") as folder:
+        for name, document in figures.items():
+            write_text(folder / f"{name}.svg", document)
+    write_text(out / "table.csv", csv_table(metrics, results.models))
+    write_text(out / "index.html", page)
+    write_json(out / "metrics.json", metrics)
+    return flat_metrics(metrics)

@@ -1,0 +1,60 @@
+"""A whole params.yaml for tests of the reader; no profile of the project."""
+
+PGD = "{steps: 3, alpha: 1/255, init: uniform_eps}"
+SOURCE = "checkpoint: null, steps: 5, batch_size: 8, lr: 1.0e-4, weight_decay: 0, warmup: 0.1"
+TEXT = f"""# A small world.
+profile: small
+seed: 0
+device: auto
+threads: 2
+base:
+  kind: embedded
+  model: null
+  pretrained: null
+  image_size: null
+  mean: null
+  std: [0.5, 0.5, 0.5]
+  logit_scale: 40.0
+data:
+  root: pistole/data/world
+  layout: embedded
+  resolution: null
+  finetune: clutter
+datasets: [clutter, shape]
+slices: {{finetune: 8, score: 8, measure: 8, select: 8, test: 8}}
+attack:
+  eps: 2/255
+  train: {PGD}
+  calibration: {PGD}
+  select: {PGD}
+  evaluate:
+    apgd_ce: {{steps: 3, restarts: 1}}
+    apgd_t: {{steps: 3, restarts: 1, targets: 5}}
+    batch_size: 8
+finetune:
+  natural: {{objective: erm, {SOURCE}}}
+  robust: {{objective: tecoa, {SOURCE}}}
+stability:
+  K: 5
+  eta: 0.005
+  beta: null
+  ball: layer
+  regen_adv: true
+  perturb_1d: false
+  pci: {{pairs: 4, dist: sphere, weight: abs, clip_pct: 95, floor: 0.1}}
+  batch_size: 8
+  variant: pistole
+  gamma: 0.5
+  kappa: 2
+  q: 0.999
+  cap_mode: renorm
+methods: [wise_ft, pistole]
+models: {{base: artifacts/base, pistole: artifacts/merged/pistole}}
+merge: {{lambda: selected, rescale: none}}
+select: {{grid: [0, 0.5, 1]}}
+frontier: {{grid: [0, 1], images: 5}}
+theory:
+  interference: {{kappas: [0, 2]}}
+  pci_trace: {{samples: 4, etas: [1.0e-3, 1.0e-2], pairs: 2, probes: 2}}
+report: {{bootstrap: 100}}
+"""

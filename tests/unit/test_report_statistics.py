@@ -1,0 +1,113 @@
+"""Intervals against closed forms."""
+
+import numpy as np
+import pytest
+
+from pistole.report.statistics import Interval, estimates, measures, resample, wilson
+
+RESAMPLES = 4000
+
+
+def outcomes(images: int = 300, seed: int = 0) -> dict[str, np.ndarray]:
+    """Three models on two tasks of different sizes; a broken image was right when clean."""
+    source = np.random.default_rng(seed)
+    made = {}
+    for task, count in (("one", images), ("two", 3 * images)):
+        clean = source.random((count, 3)) < (0.9, 0.7, 0.5)
+        robust = clean & (source.random((count, 3)) < 0.6)
+        made[task] = np.stack([clean, robust], axis=2)
+    return made
+
+
+def test_measures_weigh_tasks_alike() -> None:
+    hit, miss = [[True, True]], [[True, False]]
+    made = {"small": np.array([hit]), "large": np.array([miss, miss, miss])}
+    assert measures(made).tolist() == [[1.0, 0.5, 1.5]]
+
+
+def test_bootstrap_error_is_the_binomial_one() -> None:
+    made = outcomes()
+    samples = resample(made, RESAMPLES, seed=1)
+    for kind in (0, 1):
+        rates = [rows[:, :, kind].mean(axis=0) for rows in made.values()]
+        counts = [len(rows) for rows in made.values()]
+        variance = sum(p * (1 - p) / n for p, n in zip(rates, counts, strict=True)) / len(made) ** 2
+        np.testing.assert_allclose(samples[:, :, kind].std(axis=0), variance**0.5, rtol=0.05)
+
+
+def test_bootstrap_is_centred_on_the_measures() -> None:
+    made = outcomes()
+    samples = resample(made, RESAMPLES, seed=1)
+    error = samples.std(axis=0) / RESAMPLES**0.5
+    assert (np.abs(samples.mean(axis=0) - measures(made)) < 5 * error).all()
+    np.testing.assert_allclose(samples[..., 2], samples[..., 0] + samples[..., 1], rtol=1e-12)
+
+
+def test_tasks_are_drawn_apart() -> None:
+    # All right on one task, all wrong on the other: within tasks nothing can vary.
+    made = {"easy": np.ones((9, 1, 2), bool), "hard": np.zeros((5, 1, 2), bool)}
+    assert (resample(made, 100, seed=0)[:, 0, 0] == 0.5).all()
+
+
+def test_identical_models_differ_by_nothing() -> None:
+    made = {task: rows[:, [0, 0]] for task, rows in outcomes().items()}
+    _, leads = estimates(["a", "b"], made, resamples=200, seed=0, reference="a")
+    assert set(leads["b"].values()) == {Interval(0.0, 0.0, 0.0)}
+
+
+def test_pairing_narrows_the_difference() -> None:
+    made = {}
+    for task, rows in outcomes().items():
+        near = rows[:, 0].copy()
+        near[:5] = True  # the same model but for five images
+        made[task] = np.stack([near, rows[:, 0]], axis=1)
+    own, leads = estimates(["a", "b"], made, resamples=RESAMPLES, seed=0, reference="a")
+    paired = leads["b"]["sum"]
+    alone = own["a"]["sum"].high - own["a"]["sum"].low
+    assert paired.high - paired.low < 0.5 * alone
+    assert paired.value == pytest.approx(own["a"]["sum"].value - own["b"]["sum"].value)
+    assert paired.value > 0
+    assert paired.side == 1
+
+
+def test_interval_covers_its_level() -> None:
+    covered = 0
+    truth = 0.9
+    for seed in range(200):
+        rows = np.random.default_rng(seed).random((200, 1)) < truth
+        made = {"one": np.stack([rows, rows], axis=2)}
+        own, _ = estimates(["a"], made, resamples=400, seed=seed, reference=None)
+        covered += own["a"]["clean_mean"].low <= truth <= own["a"]["clean_mean"].high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_same_seed_same_draws() -> None:
+    made = outcomes(50)
+    assert (resample(made, 50, seed=3) == resample(made, 50, seed=3)).all()
+    assert (resample(made, 50, seed=3) != resample(made, 50, seed=4)).any()
+
+
+def test_wilson_against_published_values() -> None:
+    # Newcombe 1998, table I: 81 of 263 and 15 of 148.
+    for hits, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)):
+        interval = wilson(hits, trials)
+        assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_at_the_ends() -> None:
+    z = 1.959963984540054
+    assert wilson(0, 20) == Interval(0.0, 0.0, pytest.approx(z * z / (20 + z * z)))
+    assert wilson(20, 20) == Interval(1.0, pytest.approx(20 / (20 + z * z)), 1.0)
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_impossible_counts(hits: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="successes in"):
+        wilson(hits, trials)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "side"), [(0.1, 0.2, 1), (-0.2, -0.1, -1), (-0.1, 0.1, 0), (0, 0, 0)]
+)
+def test_side_of_zero(low: float, high: float, side: int) -> None:
+    assert Interval(0.0, low, high).side == side
