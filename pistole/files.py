@@ -129,7 +129,7 @@ def save_tensors(
     Args:
         path: the final file.
         tensors: name -> tensor, any shapes; moved to the CPU and made contiguous.
-        metadata: JSON-able values, stored under one sorted key so that equal input gives equal bytes.
+        metadata: JSON-able values, stored under one sorted key, so equal input gives equal bytes.
     """
     ordered = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     header = {"pistole": json.dumps(metadata or {}, sort_keys=True, allow_nan=False)}

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -43,8 +42,9 @@ def write_run(
     Returns:
         The run's id.
     """
-    client = _client(uri)
+    client_of = _import_client()
     with _locked(uri):
+        client = client_of(uri)
         experiment = _experiment(client, uri)
         everything = {**tags, **_lineage_tags(record)}
         fitting = {name: fit(value) for name, value in everything.items()}
@@ -93,14 +93,13 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _client(uri: str) -> "MlflowClient":
+def _import_client() -> "type[MlflowClient]":
     """Import mlflow, which takes seconds, with telemetry and chatter off."""
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The figures, as SVG text that is equal for equal numbers."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ from pistole.report.inputs import Recorded, Results, Row
 from pistole.report.tables import label
 
 END_POINTS = ("base", "natural", "robust")
+PANEL_KEYS = ("gradient", "point")
 SAME_PLACE = 14.0  # pixels: two ends this close share one label
 
 
@@ -116,35 +118,44 @@ def interference(rows: Sequence[Row]) -> str:
     r / S_perm; uniform shrinkage with the same retention has the ratio r itself.
 
     Args:
-        rows: columns point, kappa, envelope_ratio, rho_w, selectivity_permuted, retention_l1.
+        rows: columns gradient, point, kappa, envelope_ratio, rho_w, selectivity_permuted,
+            retention_l1.
 
     Returns:
-        SVG with one panel per point.
+        SVG with one row of panels per gradient and one column per point.
     """
-    places = list(dict.fromkeys(row["point"] for row in rows))
+    gradients, points = (list(dict.fromkeys(row[key] for row in rows)) for key in PANEL_KEYS)
     with styled():
-        made, handles = figure(3.5 * max(len(places), 1) + 0.4, 3.9), {}
-        panels = made.subplots(1, max(len(places), 1), sharey=True, squeeze=False)[0]
-        for axes, place in zip(panels, places, strict=False):
-            ours = sorted(
-                (row for row in rows if row["point"] == place), key=lambda row: row["kappa"]
-            )
-            kappa = [row["kappa"] for row in ours]
-            permuted = [_ratio(row["retention_l1"], row["selectivity_permuted"]) for row in ours]
-            uniform = [_positive(row["retention_l1"]) for row in ours]
-            handles["uniform, same retention"] = axes.plot(kappa, uniform, ":", color=GREY)[0]
-            handles["permuted mask"] = axes.plot(kappa, permuted, "--", color=ORANGE)[0]
-            predicted = [_positive(row["rho_w"]) for row in ours]
-            handles["predicted: ρ_w"] = axes.plot(kappa, predicted, color=BLUE)[0]
-            measured = [_positive(row["envelope_ratio"]) for row in ours]
-            handles["measured: A(M) / A(1)"] = axes.plot(
-                kappa, measured, "o", color=VERMILION, ms=5.5, mec="white"
-            )[0]
-            _kappa_axis(axes, kappa)
-            axes.set(yscale="log", title=f"gradient of the {place} loss", xlabel="κ")
-        panels[0].set_ylabel("share of the interference left")
-        legend_above(made, dict(reversed(handles.items())), columns=2)
+        made, handles = figure(3.0 * max(len(points), 1) + 0.4, 2.7 * max(len(gradients), 1)), {}
+        panels = made.subplots(
+            max(len(gradients), 1), max(len(points), 1), sharex=True, sharey=True, squeeze=False
+        )
+        for (i, gradient), (j, point) in itertools.product(enumerate(gradients), enumerate(points)):
+            ours = [row for row in rows if (row["gradient"], row["point"]) == (gradient, point)]
+            _contraction(panels[i, j], sorted(ours, key=lambda row: row["kappa"]), handles)
+            place = f"{gradient} source" if point == "source" else f"{point} model"
+            panels[i, j].set_title(f"{gradient} gradient at the {place}")
+        for axes in panels[-1]:
+            axes.set_xlabel("κ")
+        made.supylabel("share of the interference left", fontsize=10)
+        legend_above(made, dict(reversed(handles.items())), columns=4)
         return svg(made)
+
+
+def _contraction(axes: Axes, rows: Sequence[Row], handles: dict[str, Line2D]) -> None:
+    kappa = [row["kappa"] for row in rows]
+    permuted = [_ratio(row["retention_l1"], row["selectivity_permuted"]) for row in rows]
+    uniform = [_positive(row["retention_l1"]) for row in rows]
+    handles["uniform, same retention"] = axes.plot(kappa, uniform, ":", color=GREY)[0]
+    handles["permuted mask"] = axes.plot(kappa, permuted, "--", color=ORANGE)[0]
+    predicted = [_positive(row["rho_w"]) for row in rows]
+    handles["predicted: ρ_w"] = axes.plot(kappa, predicted, color=BLUE)[0]
+    measured = [_positive(row["envelope_ratio"]) for row in rows]
+    handles["measured: A(M) / A(1)"] = axes.plot(
+        kappa, measured, "o", color=VERMILION, ms=5, mec="white"
+    )[0]
+    _kappa_axis(axes, kappa)
+    axes.set(yscale="log")
 
 
 def _positive(value: object) -> float:
@@ -186,7 +197,8 @@ def pci_trace(record: Recorded) -> str:
             axes.plot([step["eta"] for step in steps], values, "o-", color=BLUE, ms=4)
             axes.axvline(record.summary["eta"], color=GREY, lw=1, ls=":")
             etas = [record.summary["eta"], *(step["eta"] for step in steps)]
-            axes.set(xscale="log", xlim=(min(etas) / 1.5, max(etas) * 1.5))
+            axes.set_xlim(min(etas) / 1.5, max(etas) * 1.5)  # first: one dot has no scale
+            axes.set_xscale("log")
         panels["rank"].set(
             title="rank correlation (Spearman)", ylim=(min(-0.05, *panels["rank"].get_ylim()), 1.05)
         )

@@ -32,7 +32,8 @@ def run(params: Params, data: Path, out: Path) -> dict[str, float]:
     )
     if strangers:
         raise UserError(
-            f"{data} holds {', '.join(strangers)}, which datasets does not name: run 'pistole prune'"
+            f"{data} holds {', '.join(strangers)}, which datasets does not name: "
+            "run 'pistole prune'"
         )
     base = load_base(
         params.base.kind,

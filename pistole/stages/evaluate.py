@@ -40,7 +40,8 @@ def run(
         tables.append(columns)
         line = tasks[dataset]
         say(
-            f"{name} on {dataset}: clean {line['clean']:.3f}, robust {line['robust']:.3f} (n = {line['n']})"
+            f"{name} on {dataset}: clean {line['clean']:.3f}, robust {line['robust']:.3f} "
+            f"(n = {line['n']})"
         )
     summary = {
         "model": name,

@@ -1,4 +1,4 @@
-"""Stage ``pretrain`` (frozen): the small CLIP of the embedded world, from a seed to shipped weights."""
+"""Stage ``pretrain`` (frozen): the small CLIP of the embedded world, from seed to weights."""
 
 import json
 from collections.abc import Callable

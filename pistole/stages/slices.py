@@ -51,7 +51,8 @@ def index_of(folder: Path) -> dict:
         folder: what stage ``data`` wrote.
 
     Returns:
-        ``{"name", "classnames", "templates", "splits": {split: {"ids", "labels", ...}}, "digest"}``.
+        ``{"name", "classnames", "templates", "digest",
+        "splits": {split: {"ids", "labels", ...}}}``.
     """
     return read_json(folder / "index.json")
 

@@ -7,20 +7,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from pistole.errors import UserError
 from pistole.files import atomic_directory, save_tensors, write_json
 from pistole.method.criticality import antithetic_pci, pci_weights
 from pistole.method.reliability import spearman, split_half_reliability
 from pistole.method.trajectory import StepGradients, trajectory_scores
-from pistole.models.zeroshot import ZeroShotClassifier, functional_logits
 from pistole.params import Params
 from pistole.progress import say
-from pistole.robust.pgd import Budget, pgd, start_noise
 from pistole.seeds import derive
+from pistole.stages.losses import Objective, calibration_budget
 from pistole.stages.runtime import classifier, device_of, tower
-from pistole.stages.slices import Slice, read_slice
+from pistole.stages.slices import read_slice
 
 Tensors = dict[str, Tensor]
 RELIABLE = 0.5  # docs/method.md A.3.1: below this median the score is mostly noise
@@ -53,7 +51,7 @@ def run(
     if len(images) % 2:
         raise UserError(f"slices.score is {len(images)}: split halves need an even number")
     model = classifier(base, images.dataset, device)
-    probe = Probe(params, source, model, images)
+    probe = Probe(params, source, Objective(model, images, knobs.batch_size))
     scores = trajectory_scores(
         tower(checkpoint, base, device),
         probe.gradients,
@@ -70,7 +68,8 @@ def run(
     for variant, median in medians.items():
         if median < RELIABLE:
             say(
-                f"warning: {source}/{variant}: median split-half reliability {median:.2f} < {RELIABLE}"
+                f"warning: {source}/{variant}: median split-half reliability {median:.2f} is below "
+                f"{RELIABLE}: the score is mostly noise, raise slices.score"
             )
     with atomic_directory(out) as folder:
         for variant, tensors in scores.scores.items():
@@ -104,22 +103,17 @@ def _write_rows(path: Path, header: tuple[str, ...], rows: Iterator[tuple]) -> N
 
 
 class Probe:
-    """The gradients of one source's objective at any point of parameter space."""
+    """The gradients of one source's objective along the trajectory."""
 
-    def __init__(
-        self, params: Params, source: str, model: ZeroShotClassifier, images: Slice
-    ) -> None:
+    def __init__(self, params: Params, source: str, objective: Objective) -> None:
         """Hold what the gradients are taken of.
 
         Args:
             params: validated parameters.
             source: ``natural`` or ``robust``.
-            model: classifier of the base with the fine-tuning dataset's head.
-            images: the score slice.
+            objective: the loss on the score slice.
         """
-        self.params, self.source, self.model, self.images = params, source, model, images
-        self.device = next(model.parameters()).device
-        self.labels = images.labels.to(self.device)
+        self.params, self.source, self.objective = params, source, objective
         self.attacked: Tensor | None = None
         self.weights: list[tuple[Tensor, Tensor]] = []
         self.pci_reliability: list[float] = []
@@ -137,62 +131,39 @@ class Probe:
         say(f"stability {self.source}: step {step + 1}/{self.params.stability.K}")
         pixels = self._inputs(step, theta)
         weights = self._weights(step, theta, pixels)
-        ones = torch.ones_like(weights)
         # Alternate images make two halves that are as class-balanced as the slice is.
-        halves = [torch.arange(first, len(self.images), 2) for first in (0, 1)]
-        plain = tuple(self._mean_gradient(theta, pixels, ones, half) for half in halves)
-        weighted = tuple(self._mean_gradient(theta, pixels, weights, half) for half in halves)
-        return StepGradients(plain=plain, weighted=weighted)  # type: ignore[arg-type]
+        even, odd = (torch.arange(first, len(pixels), 2) for first in (0, 1))
+        mean_gradient = self.objective.mean_gradient
+        return StepGradients(
+            plain=(
+                mean_gradient(theta, pixels, chosen=even),
+                mean_gradient(theta, pixels, chosen=odd),
+            ),
+            weighted=(
+                mean_gradient(theta, pixels, weights, even),
+                mean_gradient(theta, pixels, weights, odd),
+            ),
+        )
 
     def weight_rows(self) -> Iterator[tuple]:
         """Yield ``(step, sample id, PCI, weight)``."""
+        ids = self.objective.images.ids
         for step, (pci, weights) in enumerate(self.weights):
-            for name, value, weight in zip(
-                self.images.ids, pci.tolist(), weights.tolist(), strict=True
-            ):
+            for name, value, weight in zip(ids, pci.tolist(), weights.tolist(), strict=True):
                 yield step, name, value, weight
 
-    def _batches(self, chosen: Tensor) -> Iterator[Tensor]:
-        yield from chosen.split(self.params.stability.batch_size)
-
     def _inputs(self, step: int, theta: Tensors) -> Tensor:
-        clean = self.images.pixels()
         if self.source == "natural":
-            return clean
-        if self.attacked is not None and not self.params.stability.regen_adv:
-            return self.attacked
-        knobs = self.params.attack.calibration
-        budget = Budget(
-            eps=self.params.attack.eps, alpha=knobs.alpha, steps=knobs.steps, init=knobs.init
-        )
-        seed = derive(self.params.seed, "stability", self.source, step)
-        out = torch.empty_like(clean)
-        for batch in self._batches(torch.arange(len(self.images))):
-            x = clean[batch].to(self.device)
-            noise = start_noise([self.images.ids[i] for i in batch], seed, x.shape[1:], budget)
-            attacked = pgd(
-                lambda z: functional_logits(self.model, theta, z),
-                x,
-                self.labels[batch],
-                budget,
-                noise=noise.to(self.device),
-            )
-            out[batch] = attacked.cpu()
-        self.attacked = out
-        return out
-
-    @torch.no_grad()
-    def _log_prob(self, theta: Tensors, pixels: Tensor) -> Tensor:
-        parts = []
-        for batch in self._batches(torch.arange(len(pixels))):
-            logits = functional_logits(self.model, theta, pixels[batch].to(self.device))
-            parts.append(-cross_entropy(logits, self.labels[batch], reduction="none"))
-        return torch.cat(parts)
+            return self.objective.clean
+        if self.attacked is None or self.params.stability.regen_adv:
+            seed = derive(self.params.seed, "stability", self.source, step)
+            self.attacked = self.objective.attacked(theta, calibration_budget(self.params), seed)
+        return self.attacked
 
     def _weights(self, step: int, theta: Tensors, pixels: Tensor) -> Tensor:
         knobs, pci = self.params.stability, self.params.stability.pci
         estimate = antithetic_pci(
-            lambda point: self._log_prob(point, pixels),
+            lambda point: self.objective.log_probs(point, pixels),
             theta,
             eta=knobs.eta,
             pairs=pci.pairs,
@@ -205,18 +176,3 @@ class Probe:
         self.weights.append((estimate.pci.cpu(), weights.cpu()))
         self.pci_reliability.append(spearman(estimate.first_half.abs(), estimate.second_half.abs()))
         return weights
-
-    def _mean_gradient(
-        self, theta: Tensors, pixels: Tensor, weights: Tensor, half: Tensor
-    ) -> Tensors:
-        leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
-        total = {name: torch.zeros_like(value) for name, value in theta.items()}
-        for batch in self._batches(half):
-            logits = functional_logits(self.model, leaves, pixels[batch].to(self.device))
-            losses = cross_entropy(logits, self.labels[batch], reduction="none")
-            loss = (weights[batch] * losses).sum() / len(half)
-            for name, part in zip(
-                leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True
-            ):
-                total[name] += part
-        return total

@@ -1,6 +1,7 @@
 """Synthetic results of every stage before ``report``, as those stages write them."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -176,12 +177,14 @@ def _source(root: Path, name: str, objective: str, source: np.random.Generator) 
 
 def _interference(folder: Path) -> None:
     rows = []
-    for point, hardness in (("natural", 0.25), ("robust", 0.4)):
+    places = itertools.product(("natural", "robust"), ("source", "base"))
+    for (gradient, point), hardness in zip(places, (0.25, 0.4, 0.3, 0.5), strict=True):
         for kappa in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0):
             rho = float(np.exp(-hardness * kappa**0.8))
             kept = float(np.exp(-0.7 * hardness * kappa**0.8))
             rows.append(
                 {
+                    "gradient": gradient,
                     "point": point,
                     "kappa": kappa,
                     "envelope_ratio": rho,

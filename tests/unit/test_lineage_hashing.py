@@ -7,7 +7,14 @@ import pytest
 from pistole.errors import UserError
 from pistole.lineage.hashing import hash_paths, md5_file, md5_path, run_key
 
-IGNORE = "# comment\n__pycache__\n*.pyc\n *.part \n/data/skipped/\n!data/kept.pyc\n"
+IGNORE = """# comment
+__pycache__
+*.pyc
+ *.part
+/data/skipped/
+!data/kept.pyc
+!data/skipped/kept.txt
+"""
 
 
 @pytest.fixture
@@ -26,6 +33,7 @@ def project(tmp_path, monkeypatch):
         "data/kept.pyc": "yes",
         "data/x.part": "no",
         "data/skipped/x.txt": "no",
+        "data/skipped/kept.txt": "no: its folder is left out",
         "data/a/skipped/x.txt": "yes",
         "data/.git/config": "no",
         "outside/__pycache__/m.pyc": "x",

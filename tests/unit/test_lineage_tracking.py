@@ -1,13 +1,16 @@
 """One run and one receipt per stage: with the real DVC and a real MLflow database."""
 
+import fcntl
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pistole.errors import UserError
 from pistole.lineage import store, tracking
@@ -32,59 +35,74 @@ with stage_run("by-hand") as run:
     if sys.argv[1] == "bad":
         raise ValueError("the weights\\nare NaN")
 """
-DVC_YAML = (
-    """
+DVC_YAML = """
 stages:
   train:
-    foreach: [good, also, bad]
+    foreach: [good, bad]
     do:
-      cmd: %s stage.py ${item}
+      cmd: PYTHON stage.py ${item}
       deps: [stage.py, data]
       params: [seed, lr, attack, nothing]
       outs: ["out/${item}"]
-      metrics: []
 """
-    % sys.executable
-)
 PARAMS = "seed: 0\nlr: 1.0e-4\nattack: {eps: 2/255, steps: [1, 2]}\nnothing: null\nother: 1\n"
+OURS = ("DVC_", "MLFLOW_", "PISTOLE_", "SLURM_")
+
+
+def make_project(folder):
+    from dvc.repo import Repo
+
+    Repo.init(str(folder), no_scm=True).close()
+    files = {
+        "stage.py": STAGE,
+        "dvc.yaml": DVC_YAML.replace("PYTHON", sys.executable),
+        "params.yaml": PARAMS,
+        "data/x.txt": "x",
+        "envs/runtime.txt": "torch==2\n",
+        ".pistole/receipts/train@bad.json": "{}",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
 
 
 @pytest.fixture
 def clean_env(monkeypatch):
-    names = [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "PISTOLE_"))]
-    for name in [*names, "SLURM_JOB_ID"]:
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        monkeypatch.delenv(name)
     return monkeypatch
 
 
 @pytest.fixture
 def project(tmp_path, clean_env):
-    from dvc.repo import Repo
-
-    Repo.init(str(tmp_path), no_scm=True).close()
-    files = {
-        "stage.py": STAGE,
-        "dvc.yaml": DVC_YAML,
-        "params.yaml": PARAMS,
-        "data/x.txt": "x",
-        "envs/runtime.txt": "torch==2\n",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    clean_env.chdir(tmp_path)
-    clean_env.setenv("SLURM_JOB_ID", "17")
+    clean_env.chdir(make_project(tmp_path))
     return tmp_path
 
 
-def repro(*arguments):
-    command = [sys.executable, "-m", "dvc", "repro", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture(scope="module")
+def repro(tmp_path_factory):
+    """A project after one ``dvc repro`` of a good and a bad stage, and what it printed.
+
+    The two stages cost two imports of mlflow, so all tests of its content share them.
+    """
+    folder = make_project(tmp_path_factory.mktemp("repro"))
+    env = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    command = [sys.executable, "-m", "dvc", "repro", "--keep-going", "train@good", "train@bad"]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=env | {"SLURM_JOB_ID": "17"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return folder, done.stdout
 
 
 def rows(project, query):
-    """Ask the database itself: importing mlflow here would cost seconds."""
+    """Ask the database itself: importing mlflow here would cost seconds more."""
     database = sqlite3.connect(project / "mlflow.db")
     try:
         return database.execute(query).fetchall()
@@ -92,68 +110,72 @@ def rows(project, query):
         database.close()
 
 
-def test_dvc_repro_records_runs_that_dvc_lock_agrees_with(project):
-    from ruamel.yaml import YAML
+def run_of(project, stage):
+    """Return id, status, artifacts' folder, and the tables of one run."""
+    ((run, status, place),) = rows(
+        project, f"SELECT run_uuid, status, artifact_uri FROM runs WHERE name = '{stage}'"
+    )
+    tables = {
+        table: dict(rows(project, f"SELECT key, value FROM {table} WHERE run_uuid = '{run}'"))
+        for table in ("tags", "params")
+    }
+    return run, status, Path(place.removeprefix("file://")), tables
 
-    code, output = repro("train@good", "train@also")
-    assert code == 0, output
-    assert "alembic" not in output
-    assert "warning" not in output.lower()
-    entry = YAML(typ="safe").load(project / "dvc.lock")["stages"]["train@good"]
+
+def test_a_run_under_dvc_agrees_with_dvc_lock(repro):
+    project, output = repro
+    entry = YAML(typ="safe", pure=True).load(project / "dvc.lock")["stages"]["train@good"]
     deps = {item["path"]: item["md5"] for item in entry["deps"]}
     outs = {item["path"]: item["md5"] for item in entry["outs"]}
-    key = run_key([entry["cmd"]], deps, entry["params"])
-
-    found = rows(
-        project, "SELECT run_uuid, name, status, artifact_uri FROM runs ORDER BY start_time"
-    )
-    assert [row[1:3] for row in found] == [("train@good", "FINISHED"), ("train@also", "FINISHED")]
-    run_id, artifacts = found[0][0], Path(found[0][3].removeprefix("file://"))
-    assert artifacts.is_relative_to(project / "mlartifacts")
-    tags = dict(rows(project, f"SELECT key, value FROM tags WHERE run_uuid = '{run_id}'"))
+    run, status, _, tables = run_of(project, "train@good")
+    tags = tables["tags"]
+    assert status == "FINISHED", output
     assert tags["dvc.stage"] == "train@good"
-    assert tags["dvc.run_key"] == key
+    assert tags["dvc.run_key"] == run_key([entry["cmd"]], deps, entry["params"])
     assert json.loads(tags["dvc.deps"]) == deps
     assert json.loads(tags["dvc.outs"]) == outs
-    assert tags["dvc.engine"] == "dvc"
-    assert tags["slurm.job"] == "17"
+    assert (tags["dvc.engine"], tags["slurm.job"]) == ("dvc", "17")
     assert tags["pistole.version"]
     assert len(tags["env.lock_sha256"]) == 64
-    params = dict(rows(project, f"SELECT key, value FROM params WHERE run_uuid = '{run_id}'"))
-    assert params == {
+    assert tables["params"] == {
         "seed": "0",
         "lr": "0.0001",
         "attack.eps": "2/255",
         "attack.steps": "[1, 2]",
         "nothing": "null",
     }
+    assert dict(rows(project, "SELECT name, digest FROM datasets")) == deps
+    receipt = json.loads((project / ".pistole/receipts/train@good.json").read_text())
+    assert (receipt["run_id"], receipt["run_key"]) == (run, tags["dvc.run_key"])
+    assert (receipt["deps"], receipt["outs"]) == (deps, outs)
+    assert receipt["params"] == entry["params"]
+    assert run not in (project / "dvc.lock").read_text()
+
+
+def test_metrics_over_steps_figures_and_tables_are_kept(repro):
+    project, output = repro
+    run, _, artifacts, _ = run_of(project, "train@good")
     metrics = rows(
-        project, f"SELECT key, step, value FROM metrics WHERE run_uuid = '{run_id}' ORDER BY 1, 2"
+        project, f"SELECT key, step, value FROM metrics WHERE run_uuid = '{run}' ORDER BY 1, 2"
     )
     assert metrics == [("accuracy", 0, 0.5), ("loss", 0, 1), ("loss", 1, 0.5), ("loss", 2, 1 / 3)]
-    assert dict(rows(project, "SELECT name, digest FROM datasets")) == deps
+    assert artifacts.is_relative_to(project / "mlartifacts")
     assert (artifacts / "figures/curve.png").read_bytes() == b"png"
-    table = json.loads((artifacts / "tables/tasks.json").read_text())
-    assert table["columns"] == ["task", "clean", "n"]
-    assert table["data"] == [["a", 0.5, None], ["b", None, 2]]
-    lineage = json.loads((artifacts / "lineage.json").read_text())
-    receipt = json.loads((project / ".pistole/receipts/train@good.json").read_text())
-    assert receipt == lineage | {"run_id": run_id, "seconds": receipt["seconds"]}
-    assert (receipt["run_key"], receipt["outs"]) == (key, outs)
-    assert receipt["params"] == entry["params"]
+    assert json.loads((artifacts / "tables/tasks.json").read_text()) == {
+        "columns": ["task", "clean", "n"],
+        "data": [["a", 0.5, None], ["b", None, 2]],
+    }
+    assert json.loads((artifacts / "lineage.json").read_text())["stage"] == "train@good"
+    assert not re.search(r"alembic|INFO|Warning|not fully tracked", output), output
 
 
-def test_a_failing_stage_leaves_a_failed_run_and_no_receipt(project):
-    receipt = project / ".pistole/receipts/train@bad.json"
-    receipt.parent.mkdir(parents=True)
-    receipt.write_text("{}")
-    code, output = repro("train@bad")
-    assert code != 0
-    assert "the weights" in output
-    assert rows(project, "SELECT name, status FROM runs") == [("train@bad", "FAILED")]
-    error = rows(project, "SELECT value FROM tags WHERE key = 'error'")
-    assert error == [("ValueError: the weights are NaN",)]
-    assert not receipt.exists()
+def test_a_failing_stage_leaves_a_failed_run_and_no_receipt(repro):
+    project, output = repro
+    _, status, _, tables = run_of(project, "train@bad")
+    assert status == "FAILED", output
+    assert tables["tags"]["error"] == "ValueError: the weights are NaN"
+    assert "dvc.run_key" in tables["tags"]
+    assert not (project / ".pistole/receipts/train@bad.json").exists()
 
 
 def test_by_hand_nothing_is_tracked_nor_imported(tmp_path, clean_env):
@@ -173,20 +195,17 @@ def written(clean_env, project):
     return calls
 
 
-def test_by_hand_with_a_store_the_hint_is_the_name(written, clean_env):
+def test_by_hand_with_a_store_the_hint_is_the_name(written, clean_env, project):
     clean_env.setenv("MLFLOW_TRACKING_URI", "http://example.org")
     with stage_run("merge@pistole") as run:
         run.metric("loss", 1.0, 4)
     ((uri, logged, record, tags, status),) = written
-    assert (uri, logged.metrics[0][:3], status) == (
-        "http://example.org",
-        ("loss", 1.0, 4),
-        "FINISHED",
-    )
+    assert (uri, status) == ("http://example.org", "FINISHED")
+    assert logged.metrics[0][:3] == ("loss", 1.0, 4)
     assert tags["dvc.stage"] == record["stage"] == "merge@pistole"
     assert tags["dvc.engine"] == "hand"
     assert "run_key" not in record
-    assert not tracking.RECEIPTS.exists()
+    assert not list(project.glob("**/merge@pistole.json"))
 
 
 def test_a_frozen_dag_is_used_instead_of_dvc(written, clean_env, project):
@@ -194,7 +213,7 @@ def test_a_frozen_dag_is_used_instead_of_dvc(written, clean_env, project):
     (project / "dag.json").write_text(json.dumps([stage]))
     clean_env.setenv("PISTOLE_DAG", str(project / "dag.json"))
     clean_env.setenv("PISTOLE_ENGINE", "snakemake")
-    clean_env.setenv("DVC_STAGE", "a")
+    clean_env.setenv("DVC_STAGE", "../dvc.yaml:a")
     with stage_run("hint"):
         Path("out").write_text("o")
     ((_, _, record, tags, _),) = written
@@ -221,7 +240,7 @@ def test_a_record_that_cannot_be_written_costs_one_line(clean_env, project, caps
     assert error.startswith("warning: this stage is not fully tracked: ")
     assert (project / ".pistole/receipts/a.json").exists() == (broken == "store")
     clean_env.setenv("PISTOLE_TRACKING", "strict")
-    with pytest.raises((RuntimeError, UserError), match="database|no stage b"), stage_run("hint"):
+    with pytest.raises((RuntimeError, UserError), match=r"database|no stage b"), stage_run("hint"):
         pass
 
 
@@ -268,3 +287,13 @@ def test_long_values_become_digests_and_nested_params_leaves():
         "a.c": "null",
         "d": "t",
     }
+
+
+def test_two_processes_never_open_the_database_at_once(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with store._locked(uri):
+        other = (tmp_path / "mlflow.db.lock").open("w")
+        with other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (tmp_path / "mlflow.db.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -91,6 +91,7 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
     [
         ("  K: 5", "  k: 5", "stability.k: unknown key, did you mean stability.K?"),
         ("seed: 0", "seed: 0\nkappa: 3", "kappa: unknown key, did you mean stability.kappa?"),
+        ("seed: 0", "seed: 0\nSEED: 3", "SEED: unknown key, did you mean seed?"),
         (
             "merge: {",
             "merge: {zzz: 1, ",

@@ -37,7 +37,10 @@ def test_class_names_are_distinct_and_every_prompt_can_be_said():
 
 
 def test_no_handwritten_digit_is_in_both_splits():
-    train, test = (set(np.concatenate(list(digit_pool(s).values())).tolist()) for s in ("train", "test"))
+    train, test = (
+        set(np.concatenate(list(digit_pool(split).values())).tolist())
+        for split in ("train", "test")
+    )
     assert not train & test
     assert len(train | test) == len(digit_pictures()[1]) == 1797
 

@@ -64,7 +64,7 @@ def digit_pool(split: str) -> dict[str, np.ndarray]:
 
 
 def _phrases() -> tuple[dict[str, str], ...]:
-    """The clutter task's classes: distinct random object-colour-texture triples, all kinds alike."""
+    """The clutter task's classes: distinct object-colour-texture triples, all kinds alike."""
     rng = np.random.default_rng(derive("world", "clutter classes"))
     kinds, seen = list(NAMES), {}
     while len(seen) < CLUTTER_CLASSES:

@@ -1,0 +1,1 @@
+"""Merging methods to compare with, behind one signature (docs/method.md C)."""

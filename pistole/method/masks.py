@@ -1,0 +1,183 @@
+"""GISM: from scores to complementary masks, with four readings of the cap (docs/method.md A.3)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pistole.errors import UserError
+from pistole.method.vectors import Params, Real, require_finite, require_same_layout
+
+CAP_MODES = ("none", "score_clip", "renorm", "mask_cap", "zero_top")
+
+
+def require_mask_settings(gamma: Real, kappa: Real, q: Real, cap_mode: str) -> None:
+    """Refuse settings outside the method's definition.
+
+    Args:
+        gamma: exponent on the normalised score.
+        kappa: exponent of the mask.
+        q: quantile level of the cap.
+        cap_mode: reading of the cap.
+
+    Raises:
+        UserError: gamma or q outside (0, 1], kappa negative or not finite, unknown cap_mode.
+    """
+    if not 0 < gamma <= 1:
+        raise UserError(f"gamma is {gamma}: give a number in (0, 1]")
+    if not 0 <= kappa < math.inf:
+        raise UserError(f"kappa is {kappa}: give a number >= 0")
+    if not 0 < q <= 1:
+        raise UserError(f"q is {q}: give a quantile level in (0, 1]; 1 means no cap")
+    if cap_mode not in CAP_MODES:
+        raise UserError(f"cap_mode is {cap_mode!r}: choose one of {', '.join(CAP_MODES)}")
+
+
+def quantile(values: Tensor, q: Real) -> float:
+    """Return a quantile with linear interpolation, of any number of values.
+
+    ``torch.quantile`` takes the rank in the values' precision: among the millions of values of one
+    layer it misses the right one (releases before 2.15 refuse more than 2^24).
+
+    Args:
+        values: any shape, not empty.
+        q: level in [0, 1].
+
+    Returns:
+        The value at rank q (d - 1) of the sorted values.
+    """
+    flat = values.detach().flatten().cpu()  # kthvalue is not deterministic on CUDA
+    rank = q * (flat.numel() - 1)
+    below = math.floor(rank)
+    low = torch.kthvalue(flat, below + 1).values.item()
+    if rank == below:
+        return low
+    high = torch.kthvalue(flat, below + 2).values.item()
+    return low + (rank - below) * (high - low)
+
+
+def _share(scores: Tensor, highest: float) -> Tensor:
+    # A GPU divides by a scalar through its reciprocal, which can end one rounding above 1.
+    return (scores / highest).clamp(max=1)
+
+
+def normalise_scores(scores: Tensor, *, gamma: Real, q: Real = 1, cap_mode: str = "none") -> Tensor:
+    """Map the scores of one layer to [0, 1] (docs/method.md A.3.2, A.3.4).
+
+    Args:
+        scores: s >= 0, any shape; one layer.
+        gamma: g~ = (s / max s)^gamma.
+        q: quantile level of the cap.
+        cap_mode: ``renorm`` (R2) clips s at Q_q(s) and divides by it instead of the maximum,
+            ``score_clip`` (R1) clips g~ at Q_q(g~), ``zero_top`` (R4) puts g~ above Q_q(g~) to 1
+            so that the mask is 0 there; ``none`` and ``mask_cap`` (R3) leave g~ alone.
+
+    Returns:
+        g~ in [0, 1]; all 0 for a layer without gradient.
+    """
+    highest = scores.max().item() if scores.numel() else 0.0
+    if highest == 0:
+        return torch.zeros_like(scores)
+    if cap_mode == "renorm":
+        cap = quantile(scores, q)
+        if cap == 0:  # the limit of an ever smaller cap, which keeps g~ monotone in q
+            return (scores > 0).to(scores.dtype)
+        return _share(scores.clamp(max=cap), cap) ** gamma
+    normalised = _share(scores, highest) ** gamma
+    if cap_mode == "score_clip":
+        return normalised.clamp(max=quantile(normalised, q))
+    if cap_mode == "zero_top":
+        return normalised.masked_fill(normalised > quantile(normalised, q), 1)
+    return normalised
+
+
+def stability_mask(scores: Tensor, *, gamma: Real, kappa: Real, q: Real, cap_mode: str) -> Tensor:
+    """Suppress what the other objective is sensitive to: M = (1 - g~)^kappa (docs/method.md A.3.3).
+
+    Args:
+        scores: s >= 0 of the *other* objective, any shape; one layer.
+        gamma: exponent of the normalisation, in (0, 1].
+        kappa: exponent of the mask, >= 0; 0 gives all ones.
+        q: quantile level of the cap, in (0, 1].
+        cap_mode: as in :func:`normalise_scores`; ``mask_cap`` (R3) clips M at Q_q(M).
+
+    Returns:
+        M in [0, 1], the shape of ``scores``; all ones for a layer without gradient.
+
+    Raises:
+        UserError: a setting is out of range, or a score is negative or not finite.
+    """
+    require_mask_settings(gamma, kappa, q, cap_mode)
+    if not (torch.isfinite(scores) & (scores >= 0)).all():
+        raise UserError("a stability score is negative or not finite: run stage stability again")
+    mask = (1 - normalise_scores(scores, gamma=gamma, q=q, cap_mode=cap_mode)) ** kappa
+    if cap_mode == "mask_cap" and mask.numel():
+        mask = mask.clamp(max=quantile(mask, q))
+    return mask
+
+
+def complementary_masks(
+    scores_nat: Params,
+    scores_rob: Params,
+    *,
+    gamma: Real,
+    kappa: Real,
+    q: Real,
+    cap_mode: str,
+) -> tuple[Params, Params]:
+    """Mask each task vector where the other objective is sensitive (docs/method.md A.3.3).
+
+    Args:
+        scores_nat: sensitivity of the natural loss.
+        scores_rob: sensitivity of the robust loss, same names and shapes.
+        gamma: in (0, 1].
+        kappa: >= 0.
+        q: in (0, 1].
+        cap_mode: ``none``, ``score_clip``, ``renorm``, ``mask_cap`` or ``zero_top``.
+
+    Returns:
+        M_nat, made from scores_rob, and M_rob, made from scores_nat.
+    """
+    require_mask_settings(gamma, kappa, q, cap_mode)
+    require_same_layout(scores_nat, scores_rob, "robust scores")
+    require_finite(scores_nat, "natural scores")
+    require_finite(scores_rob, "robust scores")
+    m_nat, m_rob = (
+        {
+            name: stability_mask(value, gamma=gamma, kappa=kappa, q=q, cap_mode=cap_mode)
+            for name, value in scores.items()
+        }
+        for scores in (scores_rob, scores_nat)
+    )
+    return m_nat, m_rob
+
+
+def mask_statistics(masks: Params, tau: Params) -> dict[str, dict[str, float]]:
+    """Tell how much of a task vector a mask keeps (docs/method.md A.3.3).
+
+    Args:
+        masks: M.
+        tau: the task vector it belongs to, same names and shapes.
+
+    Returns:
+        layer -> ``mean_mask``, ``l1_retention`` = ||M*tau||_1 / ||tau||_1 and ``l2_retention``;
+        1 where tau is 0. The entry ``all`` is over all layers together.
+    """
+    require_same_layout(masks, tau, "task vector")
+    rows, total = {}, torch.zeros(6, dtype=torch.float64)
+    for name, mask in masks.items():
+        m, t = mask.detach().double().cpu(), tau[name].detach().double().abs().cpu()
+        kept = m * t
+        sums = torch.stack((m.sum(), kept.sum(), t.sum(), kept.square().sum(), t.square().sum()))
+        sums = torch.cat((sums, torch.tensor([m.numel()], dtype=torch.float64)))
+        rows[name], total = _retention(sums), total + sums
+    return rows | {"all": _retention(total)}
+
+
+def _retention(sums: Tensor) -> dict[str, float]:
+    mask, kept_1, whole_1, kept_2, whole_2, size = sums.tolist()
+    return {
+        "mean_mask": mask / size if size else 1.0,
+        "l1_retention": kept_1 / whole_1 if whole_1 else 1.0,
+        "l2_retention": math.sqrt(kept_2 / whole_2) if whole_2 else 1.0,
+    }

@@ -1,0 +1,1 @@
+"""Attacks, training under attack, and the evaluation ensemble."""

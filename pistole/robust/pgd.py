@@ -1,0 +1,136 @@
+"""Projected gradient descent in the l-infinity ball (docs/method.md B.2)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pistole.errors import UserError
+from pistole.seeds import generator as seeded
+
+INITS = ("gaussian_0.001", "uniform_eps", "zero")
+GAUSSIAN_SCALE = 0.001  # pixel range
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The threat model and the effort of one PGD attack.
+
+    Attributes:
+        eps: radius of the l-infinity ball, pixel range.
+        alpha: size of a step, pixel range.
+        steps: gradient steps.
+        init: start: ``gaussian_0.001`` (PISTOLE), ``uniform_eps`` (RobustVLM) or ``zero``.
+    """
+
+    eps: float
+    alpha: float
+    steps: int
+    init: str
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UserError: a value is out of its range.
+        """
+        for name in ("eps", "alpha"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(
+                    f"{name} is {getattr(self, name)}: give pixel units in [0, 1], such as 2/255"
+                )
+        if self.steps < 1:
+            raise UserError(f"attack steps is {self.steps}: give at least 1")
+        if self.init not in INITS:
+            raise UserError(f"attack init is '{self.init}': choose one of {', '.join(INITS)}")
+
+
+def draw_noise(
+    shape: Sequence[int], budget: Budget, generator: torch.Generator
+) -> Float[Tensor, "..."]:
+    """Draw the displacement that an attack starts from.
+
+    Args:
+        shape: of the images.
+        budget: gives the law.
+        generator: where randomness comes from; its device is the result's.
+
+    Returns:
+        N(0, 0.001^2), U(-eps, eps) or zeros, not yet projected to the ball.
+    """
+    options = {"generator": generator, "device": generator.device}
+    if budget.init == "gaussian_0.001":
+        return GAUSSIAN_SCALE * torch.randn(tuple(shape), **options)
+    if budget.init == "uniform_eps":
+        return budget.eps * (2 * torch.rand(tuple(shape), **options) - 1)
+    return torch.zeros(tuple(shape), device=generator.device)
+
+
+def start_noise(
+    ids: Sequence[str], seed: int, shape: Sequence[int], budget: Budget
+) -> Float[Tensor, "n ..."]:
+    """Draw each sample's start from its own id, so that it is the same in every batch.
+
+    Args:
+        ids: sample ids.
+        seed: what the draw belongs to.
+        shape: of one image.
+        budget: gives the law.
+
+    Returns:
+        The displacements, on the CPU.
+    """
+    return torch.stack([draw_noise(shape, budget, seeded(seed, "start", name)) for name in ids])
+
+
+def pgd(
+    logits: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "n c h w"],
+    y: Int[Tensor, " n"],
+    budget: Budget,
+    *,
+    noise: Float[Tensor, "n c h w"] | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "n c h w"]:
+    """Maximise the cross-entropy; the last iterate, one start, fp32 even under autocast.
+
+    Gradients are taken of the images only: no parameter's ``grad`` is touched. Losses are summed,
+    not averaged, so that a sample's path does not depend on the size of its batch.
+
+    Args:
+        logits: from images in [0, 1] to logits [n, C].
+        x: clean images.
+        y: labels.
+        budget: ball, steps and start.
+        noise: the start's displacement, from :func:`start_noise`; or give a generator.
+        generator: draws one displacement for the whole batch.
+
+    Returns:
+        Images inside the ball and [0, 1]; a copy of ``x`` if eps is 0.
+
+    Raises:
+        UserError: ``x`` is not fp32.
+        ValueError: both or neither of ``noise`` and ``generator`` are given.
+    """
+    if x.dtype != torch.float32:
+        raise UserError(f"images are {x.dtype}: PGD runs in fp32, give float32 pixels in [0, 1]")
+    if (noise is None) == (generator is None):
+        raise ValueError("give either noise or a generator")
+    clean = x.detach()
+    if budget.eps == 0:
+        return clean.clone()
+    if generator is not None:
+        noise = draw_noise(x.shape, budget, generator).to(x.device)
+    lowest, highest = (clean - budget.eps).clamp(min=0), (clean + budget.eps).clamp(max=1)
+    attacked = (clean + noise).clamp(lowest, highest)
+    with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
+        for _ in range(budget.steps):
+            attacked.requires_grad_()
+            loss = cross_entropy(logits(attacked), y, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, attacked)
+            step = budget.alpha * gradient.sign()
+            attacked = (attacked.detach() + step).clamp(lowest, highest)
+    return attacked

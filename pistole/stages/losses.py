@@ -1,0 +1,143 @@
+"""A source's own loss at any point of parameter space: its inputs, probabilities and gradients.
+
+The loss is the cross-entropy of the zero-shot head for every source, on clean images (natural) or
+on adversarial ones (robust), so that scores do not change meaning with the way a source was trained
+(docs/method.md 0).
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pistole.models.zeroshot import ZeroShotClassifier, functional_logits
+from pistole.params import Params
+from pistole.robust.pgd import Budget, pgd, start_noise
+from pistole.stages.slices import Slice
+
+Tensors = dict[str, Tensor]
+
+
+def calibration_budget(params: Params) -> Budget:
+    """Read the attack under which the robust loss is differentiated.
+
+    Args:
+        params: ``attack.eps`` and ``attack.calibration`` are read.
+
+    Returns:
+        The attack.
+    """
+    knobs = params.attack.calibration
+    return Budget(eps=params.attack.eps, alpha=knobs.alpha, steps=knobs.steps, init=knobs.init)
+
+
+class Objective:
+    """The cross-entropy of some labelled images as a function of the visual parameters."""
+
+    def __init__(self, model: ZeroShotClassifier, images: Slice, batch_size: int) -> None:
+        """Hold what the loss is taken of.
+
+        Args:
+            model: classifier with the head of the images' dataset.
+            images: labelled images.
+            batch_size: images per pass, for memory only.
+        """
+        self.model, self.images, self.batch_size = model, images, batch_size
+        self.device = next(model.parameters()).device
+        self.labels = images.labels.to(self.device)
+        self.clean = images.pixels()
+
+    def batches(self, chosen: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield positions.
+
+        Args:
+            chosen: which images; None means all.
+
+        Yields:
+            At most ``batch_size`` positions.
+        """
+        yield from (torch.arange(len(self.images)) if chosen is None else chosen).split(
+            self.batch_size
+        )
+
+    def attacked(self, theta: Tensors, budget: Budget, seed: int) -> Tensor:
+        """Return all images, attacked at a point.
+
+        Args:
+            theta: the point.
+            budget: the attack.
+            seed: of the starts.
+
+        Returns:
+            Adversarial pixels on the CPU.
+        """
+        out = torch.empty_like(self.clean)
+        for batch in self.batches():
+            x = self.clean[batch].to(self.device)
+            noise = start_noise([self.images.ids[i] for i in batch], seed, x.shape[1:], budget)
+            attacked = pgd(
+                lambda z: functional_logits(self.model, theta, z),
+                x,
+                self.labels[batch],
+                budget,
+                noise=noise.to(self.device),
+            )
+            out[batch] = attacked.cpu()
+        return out
+
+    def log_prob(self, theta: Tensors, pixels: Tensor, batch: Tensor) -> Tensor:
+        """Return log p_y of a batch.
+
+        Args:
+            theta: the point.
+            pixels: of all images.
+            batch: positions.
+
+        Returns:
+            One value per position.
+        """
+        logits = functional_logits(self.model, theta, pixels[batch].to(self.device))
+        return -cross_entropy(logits, self.labels[batch], reduction="none")
+
+    @torch.no_grad()
+    def log_probs(self, theta: Tensors, pixels: Tensor) -> Tensor:
+        """Return log p_y of all images, without a graph.
+
+        Args:
+            theta: the point.
+            pixels: of all images.
+
+        Returns:
+            One value per image.
+        """
+        return torch.cat([self.log_prob(theta, pixels, batch) for batch in self.batches()])
+
+    def mean_gradient(
+        self,
+        theta: Tensors,
+        pixels: Tensor,
+        weights: Tensor | None = None,
+        chosen: Tensor | None = None,
+    ) -> Tensors:
+        """Return the gradient of the mean (weighted) cross-entropy.
+
+        Args:
+            theta: the point.
+            pixels: of all images.
+            weights: of all images; None means 1.
+            chosen: which images the mean is over; None means all.
+
+        Returns:
+            Gradients by name.
+        """
+        count = len(self.images) if chosen is None else len(chosen)
+        leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        total = {name: torch.zeros_like(value) for name, value in theta.items()}
+        for batch in self.batches(chosen):
+            losses = -self.log_prob(leaves, pixels, batch)
+            loss = (losses if weights is None else weights[batch] * losses).sum() / count
+            parts = torch.autograd.grad(loss, list(leaves.values()))
+            for name, part in zip(leaves, parts, strict=True):
+                total[name] += part
+        return total

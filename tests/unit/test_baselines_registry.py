@@ -1,0 +1,75 @@
+"""Merging methods behind one signature (docs/method.md C)."""
+
+import math
+
+import pytest
+import torch
+
+from pistole.baselines.registry import METHODS, compose
+from pistole.errors import UserError
+from pistole.method.merge import merge
+from tests.unit.method_models import random_params
+
+BASE, NAT, ROB = (random_params(seed) for seed in range(3))
+MASKS = tuple({k: v.sigmoid() for k, v in random_params(seed).items()} for seed in (3, 4))
+
+
+def same(left: dict, right: dict) -> bool:
+    return left.keys() == right.keys() and all(
+        torch.allclose(left[k], right[k], rtol=0, atol=1e-6) for k in left
+    )
+
+
+def test_the_methods_of_the_table_are_there():
+    assert set(METHODS) == {"wise_ft", "vanilla", "pistole"}
+    assert {name for name, method in METHODS.items() if method.needs_masks} == {"pistole"}
+
+
+def test_vanilla_mixes_both_vectors():
+    found = compose("vanilla", BASE, NAT, ROB, lam=0.2)
+    assert same(found, {k: BASE[k] + 0.2 * NAT[k] + 0.8 * ROB[k] for k in BASE})
+
+
+def test_wise_ft_draws_the_robust_model_to_the_base():
+    assert same(compose("wise_ft", BASE, NAT, ROB, lam=0), {k: BASE[k] + ROB[k] for k in BASE})
+    assert same(compose("wise_ft", BASE, NAT, ROB, lam=1), BASE)
+    half = {k: BASE[k] + 0.75 * ROB[k] for k in BASE}
+    assert same(compose("wise_ft", BASE, NAT, ROB, lam=0.25), half)
+
+
+def test_wise_ft_is_vanilla_without_a_natural_vector():
+    zero = {k: torch.zeros_like(v) for k, v in NAT.items()}
+    left = compose("wise_ft", BASE, NAT, ROB, lam=0.3)
+    assert same(left, compose("vanilla", BASE, zero, ROB, lam=0.3))
+
+
+@pytest.mark.parametrize("rescale", ["none", "norm"])
+def test_pistole_delegates_to_the_method(rescale):
+    found = compose("pistole", BASE, NAT, ROB, lam=0.4, masks=MASKS, rescale=rescale)
+    expected = merge(BASE, NAT, ROB, MASKS, lam=0.4, rescale=rescale)
+    assert all(torch.equal(found[k], expected[k]) for k in BASE)
+
+
+def test_pistole_without_masks_is_refused():
+    with pytest.raises(UserError, match="'pistole' needs masks"):
+        compose("pistole", BASE, NAT, ROB, lam=0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("pistol", "pistole"), ("wiseft", "wise_ft"), ("vanila", "vanilla")]
+)
+def test_an_unknown_method_names_the_nearest(name, near):
+    with pytest.raises(UserError, match=f"'{name}': did you mean '{near}'"):
+        compose(name, BASE, NAT, ROB, lam=0.4)
+
+
+@pytest.mark.parametrize("name", ["wise_ft", "vanilla", "pistole"])
+def test_every_method_refuses_what_cannot_be_merged(name):
+    for lam in (-0.1, 1.1, math.nan):
+        with pytest.raises(UserError, match="lambda is"):
+            compose(name, BASE, NAT, ROB, lam=lam, masks=MASKS)
+    nan = ROB | {"bias": torch.full((6,), math.nan)}
+    with pytest.raises(UserError, match="robust task vector: tensor 'bias' is not finite"):
+        compose(name, BASE, NAT, nan, lam=0.5, masks=MASKS)
+    with pytest.raises(UserError, match="natural task vector: tensor 'bias' is missing"):
+        compose(name, BASE, {k: NAT[k] for k in ("weight", "conv")}, ROB, lam=0.5, masks=MASKS)

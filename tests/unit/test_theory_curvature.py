@@ -1,0 +1,233 @@
+"""Hessian traces of probabilities against exact Hessians (docs/method.md A.5.1, E.2)."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from pistole.errors import UserError
+from pistole.method.criticality import antithetic_pci, layer_variances
+from pistole.models.zeroshot import ZeroShotClassifier, functional_logits, parameters_of
+from pistole.theory.curvature import (
+    hessian_vector_product,
+    rademacher,
+    second_directional_derivative,
+    weighted_hutchinson_trace,
+)
+from tests.unit.method_models import exact_weighted_traces, log_prob, mlp, samples
+
+# torch.func.hessian and open_clip import parts of torch that still call torch.jit.script.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+
+Params = dict[str, Tensor]
+X, Y = samples()
+VARIANCES = layer_variances(mlp(), eta=0.1, dist="sphere", ball="layer", perturb_1d=True)
+
+
+def p_c(theta: Params) -> Tensor:
+    return log_prob(X, Y)(theta).exp()
+
+
+def inner(left: Params, right: Params) -> Tensor:
+    return sum((left[k] * right[k]).sum() for k in left)
+
+
+@pytest.fixture
+def vit(tiny_clip: torch.nn.Module) -> tuple[ZeroShotClassifier, Tensor]:
+    source = torch.Generator().manual_seed(0)
+    text = torch.nn.functional.normalize(torch.randn(4, 16, generator=source), dim=-1)
+    clf = ZeroShotClassifier(tiny_clip.visual, text, [0.5] * 3, [0.25] * 3, 16, 10.0)
+    return clf, torch.rand(3, 3, 16, 16, generator=source)
+
+
+def test_the_second_derivative_is_the_hvp_form():
+    theta, v = mlp(), mlp(3)
+    found = second_directional_derivative(p_c, theta, v)
+    for i in range(len(X)):
+        product = hessian_vector_product(lambda point, i=i: p_c(point)[i], theta, v)
+        assert found[i].item() == pytest.approx(inner(product, v).item(), rel=1e-10)
+
+
+def test_the_hvp_is_the_exact_hessian_times_v():
+    theta, v = mlp(), dict(reversed(mlp(3).items()))
+    blocks = torch.func.hessian(lambda point: p_c(point)[0])(theta)
+    product = hessian_vector_product(lambda point: p_c(point)[0], theta, v)
+    for row in theta:
+        expected = sum(torch.tensordot(blocks[row][k], v[k], dims=v[k].ndim) for k in theta)
+        assert torch.allclose(product[row], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_hvp_agrees_with_curvlinops():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from curvlinops import HessianLinearOperator
+    theta, v = mlp(), mlp(3)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 6), torch.nn.Tanh(),
+        torch.nn.Linear(6, 4),
+    ).double()  # fmt: skip
+    for parameter, value in zip(model.parameters(), theta.values(), strict=True):
+        parameter.data.copy_(value)
+    params = list(model.parameters())
+    oracle = HessianLinearOperator(model, torch.nn.CrossEntropyLoss(), params, [(X, Y)])
+    flat = torch.cat([value.flatten() for value in v.values()])
+    ours = hessian_vector_product(lambda point: -log_prob(X, Y)(point).mean(), theta, v)
+    expected = (oracle @ flat).detach()
+    assert torch.allclose(torch.cat([h.flatten() for h in ours.values()]), expected, rtol=1e-8)
+
+
+def test_the_weighted_trace_is_unbiased():
+    theta = mlp()
+    exact = exact_weighted_traces(p_c, theta, VARIANCES)
+    found = weighted_hutchinson_trace(p_c, theta, VARIANCES, probes=300, seed=0)
+    z = (found.trace - exact) / found.standard_error
+    assert z.abs().max() < 3.5
+    assert found.standard_error.norm() < 0.2 * exact.norm()
+
+
+def test_the_weighted_trace_leaves_layers_that_do_not_move_out():
+    theta = mlp()
+    only = VARIANCES | {k: 0.0 for k in theta if k != "2.weight"}
+    exact = exact_weighted_traces(p_c, theta, only)
+    found = weighted_hutchinson_trace(p_c, theta, only, probes=150, seed=0)
+    assert ((found.trace - exact) / found.standard_error).abs().max() < 3.5
+
+
+def test_samples_may_be_estimated_in_batches():
+    theta = mlp()
+    whole = weighted_hutchinson_trace(p_c, theta, VARIANCES, probes=3, seed=4)
+    first = weighted_hutchinson_trace(
+        lambda point: log_prob(X[:2], Y[:2])(point).exp(), theta, VARIANCES, probes=3, seed=4
+    )
+    assert torch.allclose(whole.trace[:2], first.trace)
+    assert torch.allclose(whole.standard_error[:2], first.standard_error)
+
+
+def test_the_standard_error_is_that_of_the_mean():
+    theta = mlp()
+    forms = torch.stack(
+        [
+            second_directional_derivative(p_c, theta, rademacher(theta, VARIANCES, seed=0, probe=i))
+            for i in range(6)
+        ]
+    )
+    found = weighted_hutchinson_trace(p_c, theta, VARIANCES, probes=6, seed=0)
+    assert torch.allclose(found.trace, forms.mean(0))
+    assert torch.allclose(found.standard_error, forms.std(0) / math.sqrt(6))
+    alone = weighted_hutchinson_trace(p_c, theta, VARIANCES, probes=1, seed=0)
+    assert alone.standard_error.isinf().all()
+
+
+def test_probes_are_signs_scaled_by_layer_and_seeded():
+    theta = mlp()
+    v = rademacher(theta, VARIANCES, seed=0, probe=0)
+    for name, value in v.items():
+        assert torch.allclose(value.abs(), torch.full_like(value, VARIANCES[name] ** 0.5))
+    assert 0 < (v["0.weight"] > 0).sum() < 30
+    again = rademacher(dict(reversed(theta.items())), VARIANCES, seed=0, probe=0)
+    assert all(torch.equal(v[k], again[k]) for k in v)
+    other = rademacher(theta, VARIANCES, seed=0, probe=1)
+    assert not torch.equal(v["0.weight"], other["0.weight"])
+
+
+def test_the_trace_of_p_is_squared_gradient_minus_trace_of_the_loss():
+    """Tr(H_c) / p_c = ||grad l||^2 - Tr(H_l) with l = -log p_c (A.5.1 c)."""
+    theta = mlp()
+    ones = dict.fromkeys(theta, 1.0)
+    left = exact_weighted_traces(p_c, theta, ones) / p_c(theta)
+    losses = exact_weighted_traces(lambda point: -log_prob(X, Y)(point), theta, ones)
+    gradients = torch.func.jacrev(log_prob(X, Y))(theta)
+    squares = sum(g.square().flatten(1).sum(1) for g in gradients.values())
+    assert torch.allclose(left, squares - losses, rtol=1e-11)
+
+
+def test_the_second_derivative_of_a_vit_by_differences_and_by_hvp(vit):
+    """Two nested torch.func.jvp fail this: LayerNorm's is wrong (pytorch issue 196700)."""
+    clf, images = vit
+    clf, images = clf.double(), images.double()
+    theta = parameters_of(clf)
+    v = rademacher(theta, dict.fromkeys(theta, 0.05**2), seed=0, probe=0)
+
+    def p(point: Params) -> Tensor:
+        return functional_logits(clf, point, images).softmax(-1)[:, 1]
+
+    def moved(step: float) -> Tensor:
+        return p({k: theta[k] + step * v[k] for k in theta})
+
+    found = second_directional_derivative(p, theta, v)
+    differences = (moved(1e-4) - 2 * moved(0) + moved(-1e-4)) / 1e-8
+    assert torch.allclose(found, differences, rtol=1e-5, atol=1e-6)
+    for i in range(len(images)):
+        product = hessian_vector_product(lambda point, i=i: p(point)[i], theta, v)
+        assert found[i].item() == pytest.approx(inner(product, v).item(), rel=1e-9)
+
+
+def test_pci_of_a_vit_is_its_trace(vit):
+    """Theorem 2 through attention and LayerNorm: same number from values and from derivatives."""
+    clf, images = vit
+    clf = clf.double()
+    theta, images = parameters_of(clf), images.double()
+
+    def log_p(point: Params) -> Tensor:
+        return functional_logits(clf, point, images).log_softmax(-1)[:, 1]
+
+    settings = {"eta": 1e-3, "dist": "sphere", "ball": "layer", "perturb_1d": False}
+    pci = antithetic_pci(log_p, theta, pairs=60, seed=0, **settings)
+    variances = layer_variances(theta, **settings)
+    trace = weighted_hutchinson_trace(
+        lambda point: log_p(point).exp(), theta, variances, probes=60, seed=0
+    )
+    predicted, error = (t / 2 / log_p(theta).exp() for t in (trace.trace, trace.standard_error))
+    spread = (error**2 + ((pci.first_half - pci.second_half) / 2) ** 2).sqrt()
+    assert ((pci.pci - predicted).abs() < 4 * spread).all()
+
+
+def test_attention_settings_are_restored_even_after_an_error():
+    def settings() -> tuple[bool, ...]:
+        cuda = torch.backends.cuda
+        return (
+            torch.backends.mha.get_fastpath_enabled(),
+            cuda.flash_sdp_enabled(),
+            cuda.mem_efficient_sdp_enabled(),
+            cuda.math_sdp_enabled(),
+        )
+
+    before = settings()
+    within = []
+
+    def failing(theta: Params) -> Tensor:
+        within.append(settings())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        second_directional_derivative(failing, mlp(), mlp(3))
+    with pytest.raises(ZeroDivisionError):
+        hessian_vector_product(failing, mlp(), mlp(3))
+    assert within == [(False, False, False, True)] * 2
+    assert settings() == before == (True, True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"probes": 0}, "probes is 0"),
+        ({"variances": {"0.weight": 1.0}}, "variances and parameters differ in '0.bias'"),
+        ({"variances": VARIANCES | {"0.bias": -1.0}}, "a variance is negative"),
+        ({"theta": mlp() | {"0.bias": torch.full((6,), math.nan)}}, "'0.bias' is not finite"),
+    ],
+)
+def test_bad_input_is_refused(changes, words):
+    settings = {"theta": mlp(), "variances": VARIANCES, "probes": 2, "seed": 0} | changes
+    with pytest.raises(UserError, match=words):
+        weighted_hutchinson_trace(p_c, **settings)
+
+
+def test_a_direction_of_another_layout_is_refused():
+    theta = mlp()
+    short = {k: v for k, v in mlp(3).items() if k != "0.bias"}
+    with pytest.raises(UserError, match=r"direction: tensor '0\.bias' is missing"):
+        second_directional_derivative(p_c, theta, short)
+    with pytest.raises(UserError, match=r"direction: tensor '0\.bias' is missing"):
+        hessian_vector_product(lambda point: p_c(point)[0], theta, short)
