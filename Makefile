@@ -7,7 +7,7 @@ RUN    := PATH="$(BIN):$$PATH"
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes --no-config
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev repro test lint lock schema ui clean
+.PHONY: help env env-dev repro pretrain test lint lock schema ui clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -43,6 +43,10 @@ lint: env-dev    ## ruff, pyright on method/, import-linter, schema drift
 	$(RUN) basedpyright
 	$(RUN) lint-imports
 	$(RUN) pistole schema --check
+
+pretrain: env    ## make the embedded base's weights again (half an hour) and record them
+	$(RUN) DVC_STAGE=pretrain pistole pretrain
+	$(RUN) dvc commit --force pretrain
 
 schema: env      ## regenerate workflow/schemas/params.schema.json
 	$(RUN) pistole schema

@@ -26,7 +26,12 @@ Robust = Annotated[Path, typer.Option(help="robust task vector")]
 Masks = Annotated[Path, typer.Option(help="folder of 'pistole masks'")]
 FinetuneData = Annotated[
     Path | None,
-    typer.Option("--data", help="the fine-tuning dataset [artifacts/data/<data.finetune>]"),
+    typer.Option(
+        "--data", help="the fine-tuning dataset; default: artifacts/data/ and data.finetune"
+    ),
+]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="read .pt weights too, as allow_pickle: true does")
 ]
 PARAMS = Path("params.yaml")
 BASE = ARTIFACTS / "base"
@@ -35,14 +40,20 @@ VECTORS = {s: ARTIFACTS / "vectors" / f"{s}.safetensors" for s in ("natural", "r
 MASKS = ARTIFACTS / "masks"
 
 
-def _stage(params_file: Path, name: str, work: Callable[[Any], dict[str, float] | None]) -> None:
-    """Validate the parameters, run one stage, and record it in MLflow."""
+def _stage(params_file: Path, name: str, work: Callable[[Any, Any], dict | None]) -> None:
+    """Validate the parameters, run one stage, and record it in MLflow.
+
+    Args:
+        params_file: the parameters.
+        name: the stage, for commands outside DVC.
+        work: from the parameters and the stage's record to its numbers.
+    """
     from pistole.lineage.tracking import stage_run
     from pistole.params import load_params
 
     params = load_params(params_file)
     with stage_run(name) as run:
-        for key, value in (work(params) or {}).items():
+        for key, value in (work(params, run) or {}).items():
             run.metric(key, value)
 
 
@@ -59,7 +70,7 @@ def params(
     from pistole.stages import params as stage
 
     if out is not None:
-        _stage(file, "params", lambda p: stage.run(p, out))
+        _stage(file, "params", lambda p, run: stage.run(p, out))
     else:
         stage.show(file, explain=explain and not check)
 
@@ -100,7 +111,8 @@ def profile_use(
     from pistole.stages.prune import prune as prune_stale
 
     stage.use(name, folder, target)
-    prune_stale(target, ARTIFACTS)
+    if target.resolve() == PARAMS.resolve():
+        prune_stale(target, ARTIFACTS)
 
 
 @app.command()
@@ -135,21 +147,30 @@ def pretrain(
 @app.command()
 def data(
     dataset: Annotated[str, typer.Argument(help="name of the dataset")],
-    out: Annotated[Path | None, typer.Option(help="[artifacts/data/DATASET]")] = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/data/DATASET")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """List sample ids, class names, templates and digests of one dataset."""
     from pistole.stages import data as stage
 
-    _stage(params, f"data@{dataset}", lambda p: stage.run(p, dataset, out or DATA / dataset))
+    _stage(params, f"data@{dataset}", lambda p, run: stage.run(p, dataset, out or DATA / dataset))
 
 
 @app.command()
-def base(data: DataRoot = DATA, out: Path = BASE, params: ParamsFile = PARAMS) -> None:
+def base(
+    data: DataRoot = DATA,
+    out: Path = BASE,
+    allow_pickle: AllowPickle = False,
+    params: ParamsFile = PARAMS,
+) -> None:
     """Store the base model's visual tower and its text features of every dataset."""
     from pistole.stages import base as stage
 
-    _stage(params, "base", lambda p: stage.run(p, data, out))
+    _stage(
+        params,
+        "base",
+        lambda p, run: stage.run(p, data, out, allow_pickle=allow_pickle or p.allow_pickle),
+    )
 
 
 @app.command()
@@ -157,10 +178,8 @@ def finetune(
     source: Annotated[str, typer.Argument(help="natural or robust")],
     base: Base = BASE,
     data: FinetuneData = None,
-    out: Annotated[Path | None, typer.Option(help="[artifacts/checkpoints/SOURCE]")] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="let finetune.SOURCE.checkpoint be a .pt file")
-    ] = False,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/checkpoints/SOURCE")] = None,
+    allow_pickle: AllowPickle = False,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Fine-tune one source, or take the checkpoint that params.yaml names."""
@@ -170,7 +189,15 @@ def finetune(
     _stage(
         params,
         f"finetune@{source}",
-        lambda p: stage.run(p, source, base, data or DATA / p.data.finetune, target, allow_pickle),
+        lambda p, run: stage.run(
+            p,
+            source,
+            base,
+            data or DATA / p.data.finetune,
+            target,
+            allow_pickle=allow_pickle or p.allow_pickle,
+            on_metric=run.metric,
+        ),
     )
 
 
@@ -178,8 +205,12 @@ def finetune(
 def vectors(
     source: Annotated[str, typer.Argument(help="natural or robust")],
     base: Base = BASE,
-    checkpoint: Annotated[Path | None, typer.Option(help="[artifacts/checkpoints/SOURCE]")] = None,
-    out: Annotated[Path | None, typer.Option(help="[artifacts/vectors/SOURCE.safetensors]")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="default: artifacts/checkpoints/SOURCE")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="default: artifacts/vectors/SOURCE.safetensors")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Subtract the base from a checkpoint."""
@@ -187,16 +218,18 @@ def vectors(
 
     fine = checkpoint or ARTIFACTS / "checkpoints" / source
     target = out or ARTIFACTS / "vectors" / f"{source}.safetensors"
-    _stage(params, f"vectors@{source}", lambda p: stage.run(p, source, base, fine, target))
+    _stage(params, f"vectors@{source}", lambda p, run: stage.run(p, source, base, fine, target))
 
 
 @app.command()
 def stability(
     source: Annotated[str, typer.Argument(help="natural or robust")],
     base: Base = BASE,
-    checkpoint: Annotated[Path | None, typer.Option(help="[artifacts/checkpoints/SOURCE]")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="default: artifacts/checkpoints/SOURCE")
+    ] = None,
     data: FinetuneData = None,
-    out: Annotated[Path | None, typer.Option(help="[artifacts/stability/SOURCE]")] = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/stability/SOURCE")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Estimate per-parameter prediction stability: all four variants from one trajectory."""
@@ -207,7 +240,7 @@ def stability(
     _stage(
         params,
         f"stability@{source}",
-        lambda p: stage.run(p, source, base, fine, data or DATA / p.data.finetune, target),
+        lambda p, run: stage.run(p, source, base, fine, data or DATA / p.data.finetune, target),
     )
 
 
@@ -228,7 +261,9 @@ def masks(
     from pistole.stages import masks as stage
 
     _stage(
-        params, "masks", lambda p: stage.run(p, natural, robust, natural_vector, robust_vector, out)
+        params,
+        "masks",
+        lambda p, run: stage.run(p, natural, robust, natural_vector, robust_vector, out),
     )
 
 
@@ -248,7 +283,9 @@ def select(
     _stage(
         params,
         "select",
-        lambda p: stage.run(p, base, natural, robust, masks, data or DATA / p.data.finetune, out),
+        lambda p, run: stage.run(
+            p, base, natural, robust, masks, data or DATA / p.data.finetune, out
+        ),
     )
 
 
@@ -262,7 +299,7 @@ def merge(
     select: Annotated[Path | None, typer.Option(help="folder of 'pistole select'")] = ARTIFACTS
     / "select",
     lam: Annotated[float | None, typer.Option("--lambda", help="overrides merge.lambda")] = None,
-    out: Annotated[Path | None, typer.Option(help="[artifacts/merged/METHOD]")] = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/merged/METHOD")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Merge a natural and a robust task vector into one visual tower."""
@@ -272,7 +309,7 @@ def merge(
     _stage(
         params,
         f"merge@{method}",
-        lambda p: stage.run(p, method, base, natural, robust, masks, select, target, lam),
+        lambda p, run: stage.run(p, method, base, natural, robust, masks, select, target, lam),
     )
 
 
@@ -282,14 +319,18 @@ def evaluate(
     model: Annotated[Path, typer.Option(help="folder with visual.safetensors, or a checkpoint")],
     base: Base = BASE,
     data: DataRoot = DATA,
-    out: Annotated[Path | None, typer.Option(help="[artifacts/evaluation/NAME]")] = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/evaluation/NAME")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Measure clean and robust accuracy on every dataset."""
     from pistole.stages import evaluate as stage
 
     target = out or ARTIFACTS / "evaluation" / name
-    _stage(params, f"evaluate@{name}", lambda p: stage.run(p, name, model, base, data, target))
+    _stage(
+        params,
+        f"evaluate@{name}",
+        lambda p, run: stage.run(p, name, model, base, data, target, run),
+    )
 
 
 @app.command()
@@ -300,7 +341,7 @@ def frontier(
     robust: Robust = VECTORS["robust"],
     masks: Masks = MASKS,
     data: DataRoot = DATA,
-    out: Annotated[Path | None, typer.Option(help="[artifacts/frontier/METHOD]")] = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/frontier/METHOD")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Sweep lambda for one method, composing the models in memory."""
@@ -310,7 +351,7 @@ def frontier(
     _stage(
         params,
         f"frontier@{method}",
-        lambda p: stage.run(p, method, base, natural, robust, masks, data, target),
+        lambda p, run: stage.run(p, method, base, natural, robust, masks, data, target),
     )
 
 
@@ -318,14 +359,14 @@ def frontier(
 def theory(
     check: Annotated[str, typer.Argument(help="interference or pci_trace")],
     artifacts: Annotated[Path, typer.Option(help="folder of all artifacts")] = ARTIFACTS,
-    out: Annotated[Path | None, typer.Option(help="[artifacts/theory/CHECK]")] = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/theory/CHECK")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Check one claim of the theory on images that the scores never saw."""
     from pistole.stages import theory as stage
 
     target = out or artifacts / "theory" / check
-    _stage(params, f"theory@{check}", lambda p: stage.run(p, check, artifacts, target))
+    _stage(params, f"theory@{check}", lambda p, run: stage.run(p, check, artifacts, target))
 
 
 @app.command()
@@ -337,7 +378,7 @@ def report(
     """Write the one-page report and report/metrics.json."""
     from pistole.stages import report as stage
 
-    _stage(params, "report", lambda p: stage.run(p, artifacts, out))
+    _stage(params, "report", lambda p, run: stage.run(p, artifacts, out, run))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Whole or not at all: every file and folder is written aside, flushed, then renamed."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -25,9 +26,33 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _remove_leftovers(path: Path) -> None:
+    """Remove what a killed process left of this file or folder."""
+    # Eight letters of tempfile, not any: those of NAME.EXTENSION may belong to a live process.
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Let an error of the disk name the final path, not the temporary one or none at all."""
+    try:
+        yield
+    except OSError as error:
+        named = str(error.filename or temporary)
+        if error.errno is not None and named.startswith(str(temporary)):
+            error.filename = str(path)
+        raise
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place only if the block succeeds.
+
+    A leftover of a killed process has the name ``.NAME.*.part`` and is removed at the next call.
 
     Args:
         path: the final file.
@@ -37,15 +62,17 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
+        with _naming(path, temporary):
+            yield temporary
+            temporary.chmod(0o644)
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -64,18 +91,18 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.part"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _remove_leftovers(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     temporary.chmod(0o755)
     try:
-        yield temporary
-        for item in sorted(temporary.rglob("*")):
-            _sync(item)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-        _sync(path.parent)
+        with _naming(path, temporary):
+            yield temporary
+            for item in sorted(temporary.rglob("*")):
+                _sync(item)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.replace(path)
+            _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -147,11 +174,13 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
         The tensors by sorted name, and the metadata given to :func:`save_tensors` (else empty).
 
     Raises:
-        UserError: the file is missing, a pickle, truncated, or otherwise not safetensors.
+        UserError: the file is missing, a folder, a pickle, or truncated or otherwise not
+            safetensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist: give the path of a safetensors file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}: give the path of a safetensors file")
     if is_pickle(path):
         raise UserError(f"{path} is a pickle, which can run code: convert it to safetensors")
     try:

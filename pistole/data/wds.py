@@ -151,7 +151,7 @@ def open_task(root: str | Path, resolution: int | None = None) -> WdsTask:
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"{root} does not exist: mend data.source or the dataset's name")
+        raise UserError(f"{root} does not exist: mend data.root or the dataset's name")
     templates = _lines(root / TEMPLATES, "template")
     for template in templates:
         if "{c}" not in template:

@@ -152,7 +152,7 @@ class Stability(_Section):
     pci: Pci = key("sample weights")
     batch_size: int = key("images per batch (memory only)", "images", ge=1, le=100_000)
     variant: Variant = key("score whose mask the merge uses")
-    gamma: float = key("exponent on the normalised score", "1", gt=0, le=16)
+    gamma: float = key("exponent on the normalised score", "1", gt=0, le=1)
     kappa: float = key("exponent of the mask: how hard it suppresses", "1", ge=0, le=1000)
     q: float = key("quantile level of the cap; 1 = no cap", "fraction", gt=0, le=1)
     cap_mode: Literal["none", "score_clip", "renorm", "mask_cap", "zero_top"] = key(
@@ -215,6 +215,7 @@ class Params(_Section):
     seed: int = key("seed that all others derive from", "1", ge=0, le=2**63 - 1)
     device: Literal["auto", "cpu", "cuda"] = key("auto: cuda if there is one")
     threads: int = key("torch threads; part of the result's bytes", "threads", ge=1, le=1024)
+    allow_pickle: bool = key("read .pt weights too (weights only); else they are refused")
     base: Base = key("the base model")
     data: Data = key("the images")
     datasets: Names = key("zero-shot tasks to evaluate")
@@ -252,13 +253,15 @@ def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
         Pairs of key and problem.
     """
     base, data, models = (_mapping(raw.get(name)) for name in ("base", "data", "models"))
-    found = _base_problems(base) + _data_problems(data)
+    found = _base_problems(base) + _data_problems(data) + _slice_problems(raw)
     names, chosen = raw.get("datasets"), data.get("finetune")
     if isinstance(names, list | tuple) and isinstance(chosen, str) and chosen not in names:
         listed = ", ".join(map(str, names))
         found.append(("data.finetune", f"{chosen!r} is not in datasets ({listed}): add it there"))
     methods = raw.get("methods")
     if isinstance(methods, list | tuple):
+        if "pistole" not in methods:
+            found.append(("methods", "pistole is missing: the theory checks measure it, add it"))
         without = [name for name in models if name in METHODS and name not in methods]
         remedy = "is not in methods: add it there or drop the row"
         found += [(f"models.{name}", f"{name} {remedy}") for name in without]
@@ -288,6 +291,21 @@ def _data_problems(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
     if layout == "embedded" and size is not None:
         found.append(("data.resolution", f"{size!r} with data.layout embedded: write null"))
+    return found
+
+
+def _slice_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    slices, sources = _mapping(raw.get("slices")), _mapping(raw.get("finetune"))
+    found, score, images = [], slices.get("score"), slices.get("finetune")
+    if isinstance(score, int) and score % 2:
+        found.append(("slices.score", f"{score} has no two halves to compare: give an even number"))
+    for name, knobs in sources.items():
+        size = _mapping(knobs).get("batch_size")
+        trained = _mapping(knobs).get("checkpoint") is None
+        if trained and isinstance(size, int) and isinstance(images, int) and size > images:
+            found.append(
+                (f"finetune.{name}.batch_size", f"{size} is above slices.finetune {images}")
+            )
     return found
 
 

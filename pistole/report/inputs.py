@@ -84,7 +84,7 @@ def read_results(params: Params, artifacts: Path) -> Results:
         tables[name] = pq.read_table(_present(folder / "outcomes.parquet", stage))
     _same_questions(models, tables, params.datasets)
     frontier = {m: _frontier(artifacts / "frontier" / m, f"frontier@{m}") for m in params.methods}
-    images = min(int(curve.summary["images"]) for curve in frontier.values())
+    curve = next(iter(frontier.values()))
     return Results(
         models=models,
         outcomes={
@@ -93,7 +93,7 @@ def read_results(params: Params, artifacts: Path) -> Results:
             )
             for task in params.datasets
         },
-        anchors={name: _anchor(tables[name], params.datasets, images) for name in names},
+        anchors={name: _anchor(tables[name], curve.summary["ids"]) for name in names},
         frontier=frontier,
         theory={
             check: _recorded(artifacts / "theory" / check, "table.csv", f"theory@{check}")
@@ -157,18 +157,21 @@ def _of_task(table: pa.Table, task: str) -> pa.Table:
     return table.filter(pc.equal(table["dataset"], task))
 
 
-def _answers(table: pa.Table, task: str, attacked: str, first: int | None = None) -> np.ndarray:
+def _answers(table: pa.Table, task: str, attacked: str, ids: list[str] | None = None) -> np.ndarray:
     """Right when clean and right under attack, bool ``[images, 2]``."""
-    part = _of_task(table, task).slice(0, first)
+    part = _of_task(table, task)
+    if ids is not None:
+        part = part.filter(pc.is_in(part["id"], pa.array(ids)))
     columns = [part[name].fill_null(False).to_numpy() for name in ("clean_correct", attacked)]
     return np.stack(columns, axis=1).astype(bool)
 
 
-def _anchor(table: pa.Table, tasks: tuple[str, ...], images: int) -> tuple[float, float]:
+def _anchor(table: pa.Table, ids: dict[str, list[str]]) -> tuple[float, float]:
     """Accuracies on the frontier's images under the frontier's attack, APGD-CE alone."""
-    means = [_answers(table, task, "apgd_ce_correct", images).all(axis=1).mean() for task in tasks]
-    clean = [_answers(table, task, "apgd_ce_correct", images)[:, 0].mean() for task in tasks]
-    return float(np.mean(clean)), float(np.mean(means))
+    answers = [_answers(table, task, "apgd_ce_correct", own) for task, own in ids.items()]
+    clean = [rows[:, 0].mean() for rows in answers]
+    attacked = [rows.all(axis=1).mean() for rows in answers]
+    return float(np.mean(clean)), float(np.mean(attacked))
 
 
 def _same_questions(

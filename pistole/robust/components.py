@@ -17,6 +17,8 @@ import torchattacks.attacks.apgdt
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pistole.errors import UserError
+
 
 class _Victim(nn.Module):
     """The model behind a name and an anchor of our own.
@@ -31,7 +33,15 @@ class _Victim(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            x.register_hook(_require_finite)
         return self.model(x)
+
+
+def _require_finite(gradient: Tensor) -> None:
+    """Stop at a NaN, whose sign is 0: the attack would stand still and the image seem robust."""
+    if not gradient.isfinite().all():
+        raise UserError("the model has a NaN or infinite gradient: an attack finds no direction")
 
 
 class _GivenDraws:
@@ -80,6 +90,9 @@ def apgd_ce(
 
     Returns:
         An adversarial image where the attack found one, else the clean image.
+
+    Raises:
+        UserError: the model's gradient is not finite.
     """
     attack = torchattacks.attacks.apgd.APGD(
         _Victim(model, x.device), norm="Linf", eps=eps, steps=steps, n_restarts=1, seed=0, loss="ce"
@@ -112,6 +125,9 @@ def apgd_t(
 
     Returns:
         An adversarial image where the attack found one, else the clean image.
+
+    Raises:
+        UserError: the model's gradient is not finite.
     """
     attack = torchattacks.attacks.apgdt.APGDT(
         _Victim(model, x.device),
@@ -133,6 +149,7 @@ def _found(
     y: Tensor,
     draws: Tensor,
 ) -> Tensor:
-    with _drawing(module, draws):
+    # It enables gradients for its losses; outside them, a graph would keep every iterate alive.
+    with torch.no_grad(), _drawing(module, draws):
         _, still_right, _, adversarial = attack.attack_single_run(x, y)
     return torch.where(still_right[:, None, None, None], x, adversarial)

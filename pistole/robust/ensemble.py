@@ -140,8 +140,10 @@ def evaluate(
         raise UserError(
             f"{len(images)} images, {len(labels)} labels, {len(ids)} ids: give one of each a sample"
         )
-    if labels.dtype != torch.int64:
-        raise UserError(f"labels are {labels.dtype}: give int64 class numbers")
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise UserError(
+            f"labels are {labels.dtype} {tuple(labels.shape)}: give int64 class numbers [n]"
+        )
     require_fp32(model)
     run = _Run(model, images, labels, ids, spec, seed, dataset, on_batch)
     with exact_fp32(run.device), frozen(model):
@@ -259,9 +261,10 @@ class _Run:
 
     def saturation(self, correct: Tensor) -> list[str]:
         """Note the share of images on which the cross-entropy gives no direction."""
-        flat = 0.0
+        flat = 0
         for part, x, y in self.batches(correct):
-            flat += zero_gradient_fraction(self.model, x, y) * len(part)
+            # A count, because sums of fractions round differently with other batches.
+            flat += round(zero_gradient_fraction(self.model, x, y) * len(part))
         share = flat / max(int(correct.sum()), 1)
         if share <= SATURATED:
             return []

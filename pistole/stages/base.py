@@ -12,12 +12,13 @@ from pistole.stages.runtime import device_of
 from pistole.stages.slices import index_of
 
 
-def run(params: Params, data: Path, out: Path) -> dict[str, float]:
+def run(params: Params, data: Path, out: Path, *, allow_pickle: bool = False) -> dict[str, float]:
     """Load the base model once and store what all later stages need of it.
 
     Args:
         params: ``base`` and ``datasets`` are read.
         data: folder with one folder per dataset.
+        allow_pickle: read the base's weights from a ``.pt`` file too (weights only).
         out: folder for the visual tower, ``model.json`` and ``text/DATASET.safetensors``.
 
     Returns:
@@ -27,9 +28,8 @@ def run(params: Params, data: Path, out: Path) -> dict[str, float]:
         UserError: ``data`` holds a dataset that ``datasets`` does not name.
     """
     device_of(params)
-    strangers = sorted(
-        p.name for p in data.iterdir() if p.is_dir() and p.name not in params.datasets
-    )
+    entries = data.iterdir() if data.is_dir() else ()  # index_of tells what is missing
+    strangers = sorted(p.name for p in entries if p.is_dir() and p.name not in params.datasets)
     if strangers:
         raise UserError(
             f"{data} holds {', '.join(strangers)}, which datasets does not name: "
@@ -42,6 +42,7 @@ def run(params: Params, data: Path, out: Path) -> dict[str, float]:
         image_size=params.base.image_size,
         mean=params.base.mean,
         std=params.base.std,
+        allow_pickle=allow_pickle,
     )
     with atomic_directory(out) as folder:
         for dataset in params.datasets:

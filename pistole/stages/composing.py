@@ -75,9 +75,11 @@ def read_ingredients(
         The ingredients on the CPU.
 
     Raises:
-        UserError: the method needs masks and none are given.
+        UserError: there is no such method, or it needs masks and none are given.
     """
-    needs = method in METHODS and METHODS[method].needs_masks
+    if method not in METHODS:
+        raise UserError(f"merging method '{method}' is unknown: use one of {', '.join(METHODS)}")
+    needs = METHODS[method].needs_masks
     if needs and masks is None:
         raise UserError(
             f"method '{method}' needs masks: give --masks, the folder of 'pistole masks'"

@@ -13,6 +13,7 @@ from pistole.files import atomic_directory, save_tensors, sha256_tensors, write_
 from pistole.params import Params
 from pistole.progress import track
 
+Listing = tuple[dict, dict[str, dict], dict[str, torch.Tensor]]  # index, slices, their images
 TRAINING_SLICES = ("finetune", "score", "measure", "select")
 
 
@@ -22,7 +23,9 @@ def run(params: Params, name: str, out: Path) -> dict[str, float]:
     Args:
         params: ``data``, ``slices`` and ``seed`` are read.
         name: dataset name.
-        out: folder for ``index.json`` and, for the embedded world, ``images.safetensors``.
+        out: folder for ``index.json`` (names, prompts, place) and one folder per slice with its
+            own ``index.json`` and, for the embedded world, ``images.safetensors``. A stage that
+            reads one slice does not depend on the others.
 
     Returns:
         Number of listed images per split.
@@ -31,19 +34,19 @@ def run(params: Params, name: str, out: Path) -> dict[str, float]:
     if name == params.data.finetune:
         sizes |= {split: getattr(params.slices, split) for split in TRAINING_SLICES}
     listing = _embedded if params.data.layout == "embedded" else _webdataset
-    index, images = listing(params, name, sizes)
-    blob = json.dumps([index["classnames"], index["splits"]], sort_keys=True)
-    index["digest"] = hashlib.sha256(blob.encode()).hexdigest()
+    index, splits, images = listing(params, name, sizes)
     with atomic_directory(out) as folder:
-        if images:
-            save_tensors(folder / "images.safetensors", images)
         write_json(folder / "index.json", index)
-    return {f"images_{split}": float(len(part["ids"])) for split, part in index["splits"].items()}
+        for split, part in splits.items():
+            blob = json.dumps([index["classnames"], part], sort_keys=True)
+            digest = hashlib.sha256(blob.encode()).hexdigest()
+            write_json(folder / split / "index.json", {**part, "digest": digest})
+            if split in images:
+                save_tensors(folder / split / "images.safetensors", {"images": images[split]})
+    return {f"images_{split}": float(len(part["ids"])) for split, part in splits.items()}
 
 
-def _embedded(
-    params: Params, name: str, sizes: dict[str, int]
-) -> tuple[dict, dict[str, torch.Tensor]]:
+def _embedded(params: Params, name: str, sizes: dict[str, int]) -> Listing:
     """Draw the pictures: training slices are consecutive stretches of one numbered stream."""
     from pistole.data.world.tasks import sample, task
 
@@ -59,20 +62,18 @@ def _embedded(
             "labels": [label for _, label in drawn],
             "sha256": sha256_tensors({"images": images[split]}),
         }
-    return {
+    about = {
         "name": name,
         "layout": "embedded",
         "root": "pistole/data/world",
         "resolution": None,
         "classnames": list(world.classnames),
         "templates": list(world.templates),
-        "splits": splits,
-    }, images
+    }
+    return about, splits, images
 
 
-def _webdataset(
-    params: Params, name: str, sizes: dict[str, int]
-) -> tuple[dict, dict[str, torch.Tensor]]:
+def _webdataset(params: Params, name: str, sizes: dict[str, int]) -> Listing:
     """List a folder; images stay where they are, the digest of each one's bytes is kept."""
     from pistole.data.wds import open_task
 
@@ -94,12 +95,12 @@ def _webdataset(
             "labels": [part.labels[i] for i in chosen],
             "sha256": part.digests(chosen),
         }
-    return {
+    about = {
         "name": name,
         "layout": "wds",
         "root": str(root),
         "resolution": params.data.resolution,
         "classnames": folder.classnames,
         "templates": folder.templates,
-        "splits": splits,
-    }, {}
+    }
+    return about, splits, {}

@@ -6,16 +6,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pistole.files import atomic_directory, read_json, sha256_tensors, write_json
+from pistole.lineage.tracking import StageRun
 from pistole.models.zeroshot import ZeroShotClassifier, parameters_of, with_head
 from pistole.params import Params
-from pistole.progress import say
+from pistole.progress import counting
 from pistole.robust.ensemble import EnsembleSpec, evaluate
 from pistole.stages.runtime import classifier, device_of, text_head, tower, with_parameters
-from pistole.stages.slices import index_of, read_slice
+from pistole.stages.slices import read_slice
+
+KEPT = ("n", "clean", "robust", "data_digest")
 
 
 def run(
-    params: Params, name: str, model: Path, base: Path, data: Path, out: Path
+    params: Params,
+    name: str,
+    model: Path,
+    base: Path,
+    data: Path,
+    out: Path,
+    record: StageRun | None = None,
 ) -> dict[str, float]:
     """Attack a model with the evaluation ensemble on the test slice of every dataset.
 
@@ -26,6 +35,7 @@ def run(
         base: what stage ``base`` wrote.
         data: folder with one folder per dataset.
         out: folder for ``summary.json`` and ``outcomes.parquet``.
+        record: gets the table for the tracker.
 
     Returns:
         Accuracies per task and their means.
@@ -35,14 +45,13 @@ def run(
     clf = classifier(base, params.datasets[0], device)
     with_parameters(clf, tower(model, base, device))
     tasks, tables = {}, []
-    for dataset in params.datasets:
-        columns, tasks[dataset] = attack_task(clf, spec, base, data / dataset, params.seed)
-        tables.append(columns)
-        line = tasks[dataset]
-        say(
-            f"{name} on {dataset}: clean {line['clean']:.3f}, robust {line['robust']:.3f} "
-            f"(n = {line['n']})"
-        )
+    with counting(f"evaluate {name}", len(params.datasets)) as advance:
+        for dataset in params.datasets:
+            columns, line = attack_task(clf, spec, base, data / dataset, params.seed)
+            tables.append(columns)
+            tasks[dataset] = line
+            accuracies = f"clean {line['clean']:.3f} robust {line['robust']:.3f}"
+            advance(f"{dataset} {accuracies} (n = {line['n']})")
     summary = {
         "model": name,
         "digest": sha256_tensors(parameters_of(clf)),
@@ -51,6 +60,9 @@ def run(
         "tasks": tasks,
         "lineage": _lineage(model),
     }
+    if record is not None:
+        rows = [{"task": task, **{k: line[k] for k in KEPT}} for task, line in tasks.items()]
+        record.table("tasks", rows)
     with atomic_directory(out) as folder:
         write_json(folder / "summary.json", summary)
         pq.write_table(pa.concat_tables(tables), folder / "outcomes.parquet")
@@ -112,7 +124,7 @@ def attack_task(
         "n": count,
         "clean": sum(result.columns["clean_correct"]) / count,
         "robust": sum(result.columns["robust_correct"]) / count,
-        "data_digest": index_of(data)["digest"],
+        "data_digest": images.digest,
         "notes": list(result.notes),
     }
 

@@ -1,6 +1,7 @@
 """Stage ``finetune@SOURCE``: fine-tune the visual tower, or take the user's own checkpoint."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,20 +12,29 @@ from pistole.files import atomic_directory, save_tensors, sha256_file, sha256_te
 from pistole.models.checkpoint import load_visual
 from pistole.models.zeroshot import parameters_of
 from pistole.params import Params
-from pistole.progress import say
+from pistole.progress import counting
 from pistole.robust.pgd import Budget
 from pistole.robust.training import Settings, fit, forget_state
 from pistole.seeds import derive, generator
 from pistole.stages.runtime import classifier, device_of
 from pistole.stages.slices import Slice, read_slice
-from pistole.stages.towers import base_digest, base_state
+from pistole.stages.towers import base_digest, base_state, require_source
 
 RESUME = Path(".pistole/resume")
 LOG_EVERY = 50  # steps between lines of the log
+CURVE = ("step", "loss", "lr", "grad_norm", "accuracy")
+OnMetric = Callable[[str, float, int], None]
 
 
 def run(
-    params: Params, source: str, base: Path, data: Path, out: Path, allow_pickle: bool = False
+    params: Params,
+    source: str,
+    base: Path,
+    data: Path,
+    out: Path,
+    *,
+    allow_pickle: bool = False,
+    on_metric: OnMetric | None = None,
 ) -> dict[str, float]:
     """Train one source, or verify and copy ``finetune.SOURCE.checkpoint``.
 
@@ -35,15 +45,12 @@ def run(
         data: the fine-tuning dataset; its slice ``finetune`` is used.
         out: folder for ``visual.safetensors``, ``curve.csv`` and ``training.json``.
         allow_pickle: let the user's checkpoint be a ``.pt`` file (weights only).
+        on_metric: told of (name, value, step) for every number of the curve.
 
     Returns:
         The last loss, if trained.
-
-    Raises:
-        UserError: ``source`` is neither natural nor robust.
     """
-    if source not in ("natural", "robust"):
-        raise UserError(f"source '{source}' is unknown: use natural or robust")
+    require_source(source)
     knobs = getattr(params.finetune, source)
     if knobs.checkpoint is not None:
         theta, curve = _own(Path(knobs.checkpoint), base, allow_pickle), []
@@ -64,13 +71,14 @@ def run(
         save_tensors(folder / "visual.safetensors", theta | buffers, record)
         write_json(folder / "training.json", record)
         with (folder / "curve.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(
-                stream, ("step", "loss", "lr"), extrasaction="ignore", lineterminator="\n"
-            )
+            writer = csv.DictWriter(stream, CURVE, lineterminator="\n")
             writer.writeheader()
             writer.writerows(curve)
     if knobs.checkpoint is None:
         forget_state(_state_path(source))
+    for row in curve if on_metric else []:
+        for name in CURVE[1:]:
+            on_metric(name, row[name], int(row["step"]))
     return {"last_loss": curve[-1]["loss"]} if curve else {}
 
 
@@ -106,22 +114,25 @@ def _train(
         warmup=knobs.warmup,
     )
 
-    def log(step: int, metrics: dict[str, float]) -> None:
-        if step % LOG_EVERY == 0 or step == knobs.steps - 1:
-            say(f"finetune {source}: step {step + 1}/{knobs.steps}, loss {metrics['loss']:.4f}")
+    key = derive(params.model_dump_json(), base_digest(base), images.digest, source)
+    with counting(f"finetune {source}", knobs.steps) as advance:
 
-    curve = fit(
-        model,
-        dict(model.visual.named_parameters()),
-        Batches(images, knobs.batch_size, params.seed, source, device),
-        knobs.objective,
-        settings,
-        budget=budget,
-        seed=derive(params.seed, "finetune", source),
-        run_key=str(derive(params.model_dump_json(), base_digest(base), source)),
-        state_path=_state_path(source),
-        on_step=log,
-    )
+        def told(step: int, metrics: dict[str, float]) -> None:
+            noteworthy = step % LOG_EVERY == 0 or step == knobs.steps - 1
+            advance(f"step {step + 1}, loss {metrics['loss']:.4f}" if noteworthy else "")
+
+        curve = fit(
+            model,
+            dict(model.visual.named_parameters()),
+            Batches(images, knobs.batch_size, params.seed, source, device),
+            knobs.objective,
+            settings,
+            budget=budget,
+            seed=derive(params.seed, "finetune", source),
+            run_key=str(key),
+            state_path=_state_path(source),
+            on_step=told,
+        )
     return {name: value.cpu() for name, value in parameters_of(model).items()}, curve
 
 
@@ -145,7 +156,8 @@ class Batches:
         """
         if len(images) < size:
             raise UserError(
-                f"finetune.{source}.batch_size is {size}, but slices.finetune has {len(images)}"
+                f"finetune.{source}.batch_size is {size}, but slices.finetune has {len(images)}: "
+                "lower the one or raise the other"
             )
         self.images, self.size, self.device = images, size, device
         self.parts = (seed, "finetune", source, "epoch")

@@ -45,13 +45,15 @@ def run(
     )
     spec = ensemble_spec(params, targets=0)
     clf = classifier(base, params.datasets[0], device)
-    rows = []
+    rows, ids = [], {}
     for lam in track(params.frontier.grid, f"frontier {method}"):
         with_parameters(clf, ingredients.compose(method, lam))
-        tasks = {
-            name: attack_task(clf, spec, base, data / name, params.seed, params.frontier.images)[1]
-            for name in params.datasets
-        }
+        tasks = {}
+        for name in params.datasets:
+            table, tasks[name] = attack_task(
+                clf, spec, base, data / name, params.seed, params.frontier.images
+            )
+            ids[name] = table["id"].to_pylist()
         clean, attacked = means(tasks)
         row = {"lambda": lam, "clean_mean": clean, "robust_mean": attacked}
         row |= {
@@ -65,8 +67,7 @@ def run(
             writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        write_json(
-            folder / "summary.json", {"attack": spec.describe(), "images": params.frontier.images}
-        )
+        record = {"attack": spec.describe(), "images": params.frontier.images, "ids": ids}
+        write_json(folder / "summary.json", record)
     best = max(rows, key=lambda row: row["clean_mean"] + row["robust_mean"])
     return {"best_sum": best["clean_mean"] + best["robust_mean"], "best_lambda": best["lambda"]}

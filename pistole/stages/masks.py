@@ -7,6 +7,7 @@ from pistole.files import atomic_directory, load_tensors, save_tensors
 from pistole.method.masks import complementary_masks, mask_statistics
 from pistole.method.trajectory import VARIANTS
 from pistole.params import Params
+from pistole.stages.runtime import use_threads
 
 
 def run(
@@ -25,6 +26,7 @@ def run(
     Returns:
         Mean mask and l2 retention per variant and source.
     """
+    use_threads(params)
     knobs = params.stability
     taus = {"natural": load_tensors(tau_natural)[0], "robust": load_tensors(tau_robust)[0]}
     rows, metrics = [], {}

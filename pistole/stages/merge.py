@@ -7,6 +7,7 @@ from pistole.files import atomic_directory, read_json, save_tensors, sha256_tens
 from pistole.method.vectors import vector_statistics
 from pistole.params import Params
 from pistole.stages.composing import read_ingredients
+from pistole.stages.runtime import use_threads
 from pistole.stages.towers import base_digest, base_state
 
 
@@ -37,9 +38,10 @@ def run(
     Returns:
         Lambda and the statistics of the two vectors.
     """
-    chosen = _lambda(params, method, select) if lam is None else lam
+    use_threads(params)
     variant, rescale = params.stability.variant, params.merge.rescale
     ingredients = read_ingredients(method, base, natural, robust, masks, variant, rescale)
+    chosen = _lambda(params, method, select) if lam is None else lam
     theta = ingredients.compose(method, chosen)
     statistics = vector_statistics(ingredients.tau_nat, ingredients.tau_rob)
     recipe = {

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pistole.files import atomic_directory, write_json, write_text
+from pistole.lineage.tracking import StageRun
 from pistole.params import Params
 from pistole.report.figures import draw_all
 from pistole.report.inputs import read_results
@@ -11,7 +12,9 @@ from pistole.report.page import render
 from pistole.report.tables import csv_table
 
 
-def run(params: Params, artifacts: Path, out: Path) -> dict[str, float]:
+def run(
+    params: Params, artifacts: Path, out: Path, record: StageRun | None = None
+) -> dict[str, float]:
     """Read every stage's tables and write the report; nothing is computed with a model.
 
     Args:
@@ -19,6 +22,7 @@ def run(params: Params, artifacts: Path, out: Path) -> dict[str, float]:
         artifacts: folder of all stages' results.
         out: folder for ``index.html``, ``figures/``, ``table.csv`` and ``metrics.json``; other
             files in it are left alone.
+        record: gets the page and the figures for the tracker.
 
     Returns:
         Mean accuracies and sums per model, and PISTOLE's lead in the sum.
@@ -33,4 +37,9 @@ def run(params: Params, artifacts: Path, out: Path) -> dict[str, float]:
     write_text(out / "table.csv", csv_table(metrics, results.models))
     write_text(out / "index.html", page)
     write_json(out / "metrics.json", metrics)
+    if record is not None:
+        for name in figures:
+            record.figure(out / "figures" / f"{name}.svg")
+        record.artifact(out / "index.html")
+        record.artifact(out / "metrics.json")
     return flat_metrics(metrics)

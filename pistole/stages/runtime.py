@@ -12,6 +12,15 @@ from pistole.params import Params
 from pistole.stages.towers import read_parameters
 
 
+def use_threads(params: Params) -> None:
+    """Sum in the order that so many threads give, whatever the machine has.
+
+    Args:
+        params: ``threads`` is read.
+    """
+    torch.set_num_threads(params.threads)
+
+
 def device_of(params: Params) -> torch.device:
     """Choose the device and make arithmetic repeatable and fp32 throughout.
 
@@ -24,7 +33,7 @@ def device_of(params: Params) -> torch.device:
     Raises:
         UserError: ``device: cuda`` on a machine without one.
     """
-    torch.set_num_threads(params.threads)
+    use_threads(params)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

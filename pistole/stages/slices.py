@@ -21,12 +21,14 @@ class Slice:
         ids: sample ids, stable over machines.
         images: pixels at native resolution.
         labels: class per image.
+        digest: sha256 of class names, listed ids, labels and pixels of the whole slice.
     """
 
     dataset: str
     ids: list[str]
     images: UInt8[Tensor, "n 3 h w"]
     labels: Int[Tensor, "n"]
+    digest: str
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -51,8 +53,7 @@ def index_of(folder: Path) -> dict:
         folder: what stage ``data`` wrote.
 
     Returns:
-        ``{"name", "classnames", "templates", "digest",
-        "splits": {split: {"ids", "labels", ...}}}``.
+        ``{"name", "layout", "root", "resolution", "classnames", "templates"}``.
     """
     return read_json(folder / "index.json")
 
@@ -72,19 +73,17 @@ def read_slice(folder: Path, split: str, subset: int | None = None) -> Slice:
         UserError: the split is not listed, or images changed since they were listed.
     """
     index = index_of(folder)
-    if split not in index["splits"]:
-        have = ", ".join(index["splits"])
+    if not (folder / split / "index.json").is_file():
+        have = ", ".join(sorted(path.parent.name for path in folder.glob("*/index.json")))
         raise UserError(
             f"{folder}: no split '{split}' (has {have}): set data.finetune to this dataset"
         )
-    listed = index["splits"][split]
+    listed = read_json(folder / split / "index.json")
     if index["layout"] == "embedded":
-        tensors, _ = load_tensors(folder / "images.safetensors")
-        images = tensors[split]
+        file = folder / split / "images.safetensors"
+        images = load_tensors(file)[0]["images"]
         if sha256_tensors({"images": images}) != listed["sha256"]:
-            raise UserError(
-                f"{folder}/images.safetensors is not what its index lists: run stage data again"
-            )
+            raise UserError(f"{file} is not what its index lists: run stage data again")
     else:
         from pistole.data.wds import read_listed
 
@@ -93,4 +92,5 @@ def read_slice(folder: Path, split: str, subset: int | None = None) -> Slice:
     if subset is not None and subset < len(ids):
         chosen = listed_subset(labels, subset, (index["name"], split, "subset"))
         ids, labels, images = [ids[i] for i in chosen], [labels[i] for i in chosen], images[chosen]
-    return Slice(index["name"], ids, images, torch.tensor(labels, dtype=torch.int64))
+    labels = torch.tensor(labels, dtype=torch.int64)
+    return Slice(index["name"], ids, images, labels, listed["digest"])

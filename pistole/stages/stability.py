@@ -2,7 +2,7 @@
 
 import csv
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -14,11 +14,12 @@ from pistole.method.criticality import antithetic_pci, pci_weights
 from pistole.method.reliability import spearman, split_half_reliability
 from pistole.method.trajectory import StepGradients, trajectory_scores
 from pistole.params import Params
-from pistole.progress import say
+from pistole.progress import counting, say
 from pistole.seeds import derive
 from pistole.stages.losses import Objective, calibration_budget
 from pistole.stages.runtime import classifier, device_of, tower
 from pistole.stages.slices import read_slice
+from pistole.stages.towers import require_source
 
 Tensors = dict[str, Tensor]
 RELIABLE = 0.5  # docs/method.md A.3.1: below this median the score is mostly noise
@@ -46,21 +47,23 @@ def run(
     Raises:
         UserError: the score slice has an odd number of images.
     """
+    require_source(source)
     knobs, device = params.stability, device_of(params)
     images = read_slice(data, "score")
     if len(images) % 2:
         raise UserError(f"slices.score is {len(images)}: split halves need an even number")
     model = classifier(base, images.dataset, device)
-    probe = Probe(params, source, Objective(model, images, knobs.batch_size))
-    scores = trajectory_scores(
-        tower(checkpoint, base, device),
-        probe.gradients,
-        steps=knobs.K,
-        eta=knobs.eta,
-        beta=knobs.beta,
-        ball=knobs.ball,
-        perturb_1d=knobs.perturb_1d,
-    )
+    with counting(f"stability {source}", knobs.K) as advance:
+        probe = Probe(params, source, Objective(model, images, knobs.batch_size), advance)
+        scores = trajectory_scores(
+            tower(checkpoint, base, device),
+            probe.gradients,
+            steps=knobs.K,
+            eta=knobs.eta,
+            beta=knobs.beta,
+            ball=knobs.ball,
+            perturb_1d=knobs.perturb_1d,
+        )
     reliability = {v: split_half_reliability(*halves) for v, halves in scores.halves.items()}
     medians = {
         variant: statistics.median(layers.values()) for variant, layers in reliability.items()
@@ -105,15 +108,23 @@ def _write_rows(path: Path, header: tuple[str, ...], rows: Iterator[tuple]) -> N
 class Probe:
     """The gradients of one source's objective along the trajectory."""
 
-    def __init__(self, params: Params, source: str, objective: Objective) -> None:
+    def __init__(
+        self,
+        params: Params,
+        source: str,
+        objective: Objective,
+        on_step: Callable[[str], None] = lambda note: None,
+    ) -> None:
         """Hold what the gradients are taken of.
 
         Args:
             params: validated parameters.
             source: ``natural`` or ``robust``.
             objective: the loss on the score slice.
+            on_step: told of every finished step.
         """
         self.params, self.source, self.objective = params, source, objective
+        self.on_step = on_step
         self.attacked: Tensor | None = None
         self.weights: list[tuple[Tensor, Tensor]] = []
         self.pci_reliability: list[float] = []
@@ -128,13 +139,12 @@ class Probe:
         Returns:
             Gradients of the mean cross-entropy, per half.
         """
-        say(f"stability {self.source}: step {step + 1}/{self.params.stability.K}")
         pixels = self._inputs(step, theta)
         weights = self._weights(step, theta, pixels)
         # Alternate images make two halves that are as class-balanced as the slice is.
         even, odd = (torch.arange(first, len(pixels), 2) for first in (0, 1))
         mean_gradient = self.objective.mean_gradient
-        return StepGradients(
+        found = StepGradients(
             plain=(
                 mean_gradient(theta, pixels, chosen=even),
                 mean_gradient(theta, pixels, chosen=odd),
@@ -144,6 +154,8 @@ class Probe:
                 mean_gradient(theta, pixels, weights, odd),
             ),
         )
+        self.on_step(f"point {step + 1} of the trajectory")
+        return found
 
     def weight_rows(self) -> Iterator[tuple]:
         """Yield ``(step, sample id, PCI, weight)``."""

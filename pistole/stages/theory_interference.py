@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pistole.files import load_tensors
+from pistole.files import load_tensors, read_json
 from pistole.method.masks import complementary_masks
 from pistole.params import Params
 from pistole.progress import say
@@ -16,7 +16,13 @@ from pistole.stages.losses import Objective, calibration_budget
 from pistole.stages.runtime import classifier, device_of, tower
 from pistole.stages.slices import read_slice
 from pistole.stages.towers import read_vectors
-from pistole.theory.interference import Contraction, contraction, permuted_masks
+from pistole.theory.interference import (
+    Contraction,
+    Interference,
+    contraction,
+    interference,
+    permuted_masks,
+)
 
 Tensors = dict[str, Tensor]
 Row = dict[str, Any]
@@ -45,26 +51,26 @@ def check(params: Params, artifacts: Path) -> tuple[list[Row], Row]:
         artifacts / "vectors/robust.safetensors",
         artifacts / "base",
     )
+    lam = read_json(artifacts / "merged/pistole/recipe.json")["lambda"]
     rows: list[Row] = []
+    mixed: dict[tuple[float, str], Row] = {}
     for kappa in params.theory.interference.kappas:
         m_nat, m_rob = _masks(params, artifacts, kappa)
         for point in POINTS:
+            pooled = {}
             # The robust gradient meets the natural vector, and the other way round.
             for objective, tau, mask in (("robust", tau_nat, m_nat), ("natural", tau_rob, m_rob)):
                 gradient = gradients[point, objective]
                 shuffled = permuted_masks(mask, seed=derive(params.seed, "theory", objective))
-                rows.append(
-                    {
-                        "gradient": objective,
-                        "point": point,
-                        "kappa": kappa,
-                        **_row(
-                            contraction(gradient, tau, mask), contraction(gradient, tau, shuffled)
-                        ),
-                    }
-                )
+                layers = contraction(gradient, tau, mask)
+                pooled[objective] = layers["all"]
+                place = {"gradient": objective, "point": point, "kappa": kappa}
+                rows.append(place | _row(layers, contraction(gradient, tau, shuffled)))
+            mixed[kappa, point] = _mixed(interference(pooled["robust"], pooled["natural"], lam=lam))
     rows.sort(key=lambda row: (row["gradient"], POINTS.index(row["point"]), row["kappa"]))
-    return rows, summarise(rows, params)
+    summary = summarise(rows, params)
+    both = {point: mixed[summary["kappa"], point] for point in POINTS}
+    return rows, summary | {"lambda": lam, "both_vectors": both}
 
 
 def _gradients(params: Params, artifacts: Path) -> dict[tuple[str, str], Tensors]:
@@ -121,6 +127,14 @@ def _row(layers: dict[str, Contraction], shuffled: dict[str, Contraction]) -> Ro
         "selectivity": _finite(pooled.selectivity),
         "selectivity_permuted": _finite(shuffled["all"].selectivity),
         "selective_layers": sum(selective) / len(selective) if selective else None,
+    }
+
+
+def _mixed(both: Interference) -> Row:
+    return {
+        "envelope_ratio": _over(both.envelope, both.envelope_unmasked),
+        "bound_rho": _finite(both.rho),
+        "interference_ratio": _over(both.signed, both.signed_unmasked),
     }
 
 

@@ -126,12 +126,13 @@ def summarise(rows: list[Row], params: Params) -> Row:
         Claim, measurement, verdict and the numbers behind it.
     """
     knobs = params.theory.pci_trace
+    images = len({row["id"] for row in rows})
     # Not the radius that fits best: the one nearest to the method's own.
     eta = min(knobs.etas, key=lambda e: abs(math.log(e / params.stability.eta)))
     whole = _fit([row for row in rows if row["eta"] == eta], params)
     return {
         "claim": "PCI is half the weighted trace of the Hessian of p over p (Theorem 2)",
-        "measurement": f"{knobs.samples} images that the scores never saw, clean and adversarial, "
+        "measurement": f"{images} images that the scores never saw, clean and adversarial, "
         f"at both sources: {knobs.pairs} antithetic pairs against {knobs.probes} Hutchinson "
         f"probes. The eta shown is the grid's nearest to stability.eta = {params.stability.eta}. "
         f"It holds if the 95% intervals say rank correlation above {RANKED} and slope within "

@@ -4,10 +4,25 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pistole.errors import UserError
 from pistole.files import load_tensors, read_json
 from pistole.models.checkpoint import load_visual
 
 FILE = "visual.safetensors"
+SOURCES = ("natural", "robust")
+
+
+def require_source(source: str) -> None:
+    """Refuse what is no source, since a stage takes its paths from anywhere.
+
+    Args:
+        source: what the command line says.
+
+    Raises:
+        UserError: ``source`` is neither natural nor robust.
+    """
+    if source not in SOURCES:
+        raise UserError(f"source '{source}' is unknown: use {' or '.join(SOURCES)}")
 
 
 def base_digest(base: Path) -> str:
@@ -85,10 +100,15 @@ def read_masks(folder: Path, variant: str) -> tuple[dict[str, Tensor], dict[str,
 
     Returns:
         The masks of the natural and of the robust vector.
+
+    Raises:
+        UserError: the file holds something else, such as scores, which have the same file name.
     """
-    tensors, _ = load_tensors(folder / f"{variant}.safetensors")
-    split = {"natural": {}, "robust": {}}
-    for key, value in tensors.items():
-        source, name = key.split("/", 1)
+    path = folder / f"{variant}.safetensors"
+    split: dict[str, dict[str, Tensor]] = {source: {} for source in SOURCES}
+    for key, value in load_tensors(path)[0].items():
+        source, _, name = key.partition("/")
+        if source not in split:
+            raise UserError(f"{path} holds no masks: give the folder of 'pistole masks'")
         split[source][name] = value
     return split["natural"], split["robust"]

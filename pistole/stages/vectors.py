@@ -7,14 +7,15 @@ import torch
 from pistole.files import save_tensors
 from pistole.method.vectors import task_vector
 from pistole.params import Params
-from pistole.stages.towers import base_digest, base_state, read_parameters
+from pistole.stages.runtime import use_threads
+from pistole.stages.towers import base_digest, base_state, read_parameters, require_source
 
 
 def run(params: Params, source: str, base: Path, checkpoint: Path, out: Path) -> dict[str, float]:
     """Subtract the base from a checkpoint.
 
     Args:
-        params: not read; every stage has the same first argument.
+        params: ``threads`` is read.
         source: ``natural`` or ``robust``.
         base: what stage ``base`` wrote.
         checkpoint: folder with ``visual.safetensors``, or such a file.
@@ -23,7 +24,8 @@ def run(params: Params, source: str, base: Path, checkpoint: Path, out: Path) ->
     Returns:
         Norm of the vector, also relative to the base.
     """
-    del params
+    use_threads(params)
+    require_source(source)
     theta_0, _ = base_state(base)
     tau = task_vector(read_parameters(checkpoint, base), theta_0)
     save_tensors(out, tau, {"source": source, "base_digest": base_digest(base)})

@@ -12,6 +12,7 @@ from pistole.data.world.words import (
     LETTERS,
     NAMES,
     SHAPES,
+    TEXTURES,
     Scene,
     caption,
     draw_scene,
@@ -22,7 +23,7 @@ from pistole.seeds import derive
 TEMPLATES = ("a photo of a {c}", "a {c}")
 ATTRIBUTE_TEMPLATES = ("a photo of something {c}", "something {c}")
 CLEAR_TEXTURES = ("plain", "striped", "dotted", "shaded")
-CLUTTER_CLASSES = 100
+CLUTTER_LOOKS, NAMES_PER_LOOK = 20, 5
 DIGIT_TRAIN_SHARE = 2 / 3
 CAPTIONS_PER_PICTURE = 4
 
@@ -64,14 +65,22 @@ def digit_pool(split: str) -> dict[str, np.ndarray]:
 
 
 def _phrases() -> tuple[dict[str, str], ...]:
-    """The clutter task's classes: distinct object-colour-texture triples, all kinds alike."""
+    """The clutter task's classes: 20 looks (colour and texture) of 5 objects each."""
+    # Five objects share a look, so that a model cannot pass by colour and texture alone and forget
+    # shapes; they are dealt from a shuffled deck, so that every object turns up.
     rng = np.random.default_rng(derive("world", "clutter classes"))
-    kinds, seen = list(NAMES), {}
-    while len(seen) < CLUTTER_CLASSES:
-        scene = draw_scene(rng, kind=kinds[len(seen) % len(kinds)])
-        fixed = {k: getattr(scene, k) for k in ("kind", "name", "colour", "texture")}
-        seen.setdefault(tuple(fixed.values()), fixed)
-    return tuple(seen.values())
+    looks = [(colour, texture) for colour in COLOURS for texture in TEXTURES]
+    objects = [(kind, name) for kind, names in NAMES.items() for name in names]
+    deck: list[tuple[str, str]] = []
+    phrases = []
+    for look in rng.permutation(len(looks))[:CLUTTER_LOOKS]:
+        if len(deck) < NAMES_PER_LOOK:
+            left = [pair for pair in objects if pair not in deck]
+            deck += [left[i] for i in rng.permutation(len(left))]
+        dealt, deck = deck[:NAMES_PER_LOOK], deck[NAMES_PER_LOOK:]
+        colour, texture = looks[look]
+        phrases += [{"kind": k, "name": n, "colour": colour, "texture": texture} for k, n in dealt]
+    return tuple(phrases)
 
 
 def _nouns(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
