@@ -7,6 +7,7 @@ profile: small
 seed: 0
 device: auto
 threads: 2
+allow_pickle: false
 base:
   kind: embedded
   model: null

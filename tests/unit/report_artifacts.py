@@ -160,7 +160,8 @@ def _method(root: Path, method: str, number: int, tasks: tuple[str, ...]) -> Non
         row = {"lambda": lam, "clean_mean": clean, "robust_mean": robust}
         rows.append(row | {f"clean/{task}": clean for task in tasks})
     write_csv(root / "frontier" / method / "frontier.csv", rows)
-    summary = {"attack": {"eps": 4 / 255, "apgd_ce": {"steps": 30}}, "images": 20}
+    ids = {task: [f"{task}/{i}" for i in range(1, 40, 2)] for task in tasks}
+    summary = {"attack": {"eps": 4 / 255, "apgd_ce": {"steps": 30}}, "images": 20, "ids": ids}
     write_json(root / "frontier" / method / "summary.json", summary)
     write_json(root / "merged" / method / "recipe.json", _recipe(method))
 

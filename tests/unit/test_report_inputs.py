@@ -30,9 +30,9 @@ def edit(path: Path, change) -> None:
 def test_sources_of_the_frontier_are_measured_like_its_lines(artifacts: Path) -> None:
     results = read_results(make_params(), artifacts)
     rows = pq.read_table(artifacts / "evaluation" / "robust" / "outcomes.parquet").to_pylist()
-    first = [[r for r in rows if r["dataset"] == task][:20] for task in TASKS]
+    drawn = [[r for r in rows if r["dataset"] == task][1::2] for task in TASKS]
     keys = ("clean_correct", "apgd_ce_correct")
-    expected = [np.mean([np.mean([r[k] for r in part]) for part in first]) for k in keys]
+    expected = [np.mean([np.mean([r[k] for r in part]) for part in drawn]) for k in keys]
     assert results.anchors["robust"] == pytest.approx(tuple(expected))
 
 

@@ -153,7 +153,7 @@ def test_page_tells_what_it_must(written: Path) -> None:
         "APGD-T tries 5 target classes instead of 9",
         "digit: 4 classes: 3 targets",
         "natural / gism (0.36)",
-        "Remedy: a different score statistic",
+        "Remedy: more images in slices.score",
         '<span class="verdict holds">holds</span>',
         '<span class="verdict undecided">undecided</span>',
         "merge PISTOLE, λ = 0.5, scores pistole, no rescaling",

@@ -45,7 +45,7 @@ class Domain:
 
 
 CLEAN = Domain(tilt=15, scales=(0.55, 0.85), strokes=(0, 0), noise=0.02, contrast=0.85)
-CLUTTER = Domain(tilt=45, scales=(0.5, 0.85), strokes=(0, 2), noise=0.03, contrast=0.75)
+CLUTTER = Domain(tilt=40, scales=(0.5, 0.85), strokes=(0, 1), noise=0.03, contrast=0.8)
 
 
 @functools.cache
