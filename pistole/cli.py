@@ -1,5 +1,6 @@
 """The command line: every node of dvc.yaml is one of these commands, with explicit paths."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,20 +41,22 @@ VECTORS = {s: ARTIFACTS / "vectors" / f"{s}.safetensors" for s in ("natural", "r
 MASKS = ARTIFACTS / "masks"
 
 
-def _stage(params_file: Path, name: str, work: Callable[[Any, Any], dict | None]) -> None:
+def _stage(params_file: Path, name: str, work: Callable[[Any, Any, Any], dict | None]) -> None:
     """Validate the parameters, run one stage, and record it in MLflow.
 
     Args:
         params_file: the parameters.
-        name: the stage, for commands outside DVC.
-        work: from the parameters and the stage's record to its numbers.
+        name: the stage, for commands outside DVC: MODULE@ITEM.
+        work: from the stage's module, the parameters and the stage's record to its numbers.
     """
     from pistole.lineage.tracking import stage_run
     from pistole.params import load_params
 
     params = load_params(params_file)
     with stage_run(name) as run:
-        for key, value in (work(params, run) or {}).items():
+        # Imported here, while the process that records the stage imports mlflow.
+        stage = importlib.import_module(f"pistole.stages.{name.partition('@')[0]}")
+        for key, value in (work(stage, params, run) or {}).items():
             run.metric(key, value)
 
 
@@ -70,7 +73,7 @@ def params(
     from pistole.stages import params as stage
 
     if out is not None:
-        _stage(file, "params", lambda p, run: stage.run(p, out))
+        _stage(file, "params", lambda stage, p, run: stage.run(p, out))
     else:
         stage.show(file, explain=explain and not check)
 
@@ -151,9 +154,11 @@ def data(
     params: ParamsFile = PARAMS,
 ) -> None:
     """List sample ids, class names, templates and digests of one dataset."""
-    from pistole.stages import data as stage
-
-    _stage(params, f"data@{dataset}", lambda p, run: stage.run(p, dataset, out or DATA / dataset))
+    _stage(
+        params,
+        f"data@{dataset}",
+        lambda stage, p, run: stage.run(p, dataset, out or DATA / dataset),
+    )
 
 
 @app.command()
@@ -164,12 +169,10 @@ def base(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Store the base model's visual tower and its text features of every dataset."""
-    from pistole.stages import base as stage
-
     _stage(
         params,
         "base",
-        lambda p, run: stage.run(p, data, out, allow_pickle=allow_pickle or p.allow_pickle),
+        lambda stage, p, run: stage.run(p, data, out, allow_pickle=allow_pickle or p.allow_pickle),
     )
 
 
@@ -183,13 +186,11 @@ def finetune(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Fine-tune one source, or take the checkpoint that params.yaml names."""
-    from pistole.stages import finetune as stage
-
     target = out or ARTIFACTS / "checkpoints" / source
     _stage(
         params,
         f"finetune@{source}",
-        lambda p, run: stage.run(
+        lambda stage, p, run: stage.run(
             p,
             source,
             base,
@@ -214,11 +215,11 @@ def vectors(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Subtract the base from a checkpoint."""
-    from pistole.stages import vectors as stage
-
     fine = checkpoint or ARTIFACTS / "checkpoints" / source
     target = out or ARTIFACTS / "vectors" / f"{source}.safetensors"
-    _stage(params, f"vectors@{source}", lambda p, run: stage.run(p, source, base, fine, target))
+    _stage(
+        params, f"vectors@{source}", lambda stage, p, run: stage.run(p, source, base, fine, target)
+    )
 
 
 @app.command()
@@ -233,14 +234,14 @@ def stability(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Estimate per-parameter prediction stability: all four variants from one trajectory."""
-    from pistole.stages import stability as stage
-
     fine = checkpoint or ARTIFACTS / "checkpoints" / source
     target = out or ARTIFACTS / "stability" / source
     _stage(
         params,
         f"stability@{source}",
-        lambda p, run: stage.run(p, source, base, fine, data or DATA / p.data.finetune, target),
+        lambda stage, p, run: stage.run(
+            p, source, base, fine, data or DATA / p.data.finetune, target
+        ),
     )
 
 
@@ -258,12 +259,10 @@ def masks(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Turn the scores into complementary masks."""
-    from pistole.stages import masks as stage
-
     _stage(
         params,
         "masks",
-        lambda p, run: stage.run(p, natural, robust, natural_vector, robust_vector, out),
+        lambda stage, p, run: stage.run(p, natural, robust, natural_vector, robust_vector, out),
     )
 
 
@@ -278,12 +277,10 @@ def select(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Choose lambda per method on held-out training images."""
-    from pistole.stages import select as stage
-
     _stage(
         params,
         "select",
-        lambda p, run: stage.run(
+        lambda stage, p, run: stage.run(
             p, base, natural, robust, masks, data or DATA / p.data.finetune, out
         ),
     )
@@ -303,13 +300,13 @@ def merge(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Merge a natural and a robust task vector into one visual tower."""
-    from pistole.stages import merge as stage
-
     target = out or ARTIFACTS / "merged" / method
     _stage(
         params,
         f"merge@{method}",
-        lambda p, run: stage.run(p, method, base, natural, robust, masks, select, target, lam),
+        lambda stage, p, run: stage.run(
+            p, method, base, natural, robust, masks, select, target, lam
+        ),
     )
 
 
@@ -323,13 +320,11 @@ def evaluate(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Measure clean and robust accuracy on every dataset."""
-    from pistole.stages import evaluate as stage
-
     target = out or ARTIFACTS / "evaluation" / name
     _stage(
         params,
         f"evaluate@{name}",
-        lambda p, run: stage.run(p, name, model, base, data, target, run),
+        lambda stage, p, run: stage.run(p, name, model, base, data, target, run),
     )
 
 
@@ -345,13 +340,11 @@ def frontier(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Sweep lambda for one method, composing the models in memory."""
-    from pistole.stages import frontier as stage
-
     target = out or ARTIFACTS / "frontier" / method
     _stage(
         params,
         f"frontier@{method}",
-        lambda p, run: stage.run(p, method, base, natural, robust, masks, data, target),
+        lambda stage, p, run: stage.run(p, method, base, natural, robust, masks, data, target),
     )
 
 
@@ -363,10 +356,8 @@ def theory(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Check one claim of the theory on images that the scores never saw."""
-    from pistole.stages import theory as stage
-
     target = out or artifacts / "theory" / check
-    _stage(params, f"theory@{check}", lambda p, run: stage.run(p, check, artifacts, target))
+    _stage(params, f"theory@{check}", lambda stage, p, run: stage.run(p, check, artifacts, target))
 
 
 @app.command()
@@ -376,9 +367,7 @@ def report(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Write the one-page report and report/metrics.json."""
-    from pistole.stages import report as stage
-
-    _stage(params, "report", lambda p, run: stage.run(p, artifacts, out, run))
+    _stage(params, "report", lambda stage, p, run: stage.run(p, artifacts, out, run))
 
 
 @app.command()

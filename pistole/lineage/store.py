@@ -42,7 +42,7 @@ def write_run(
     Returns:
         The run's id.
     """
-    client_of = _import_client()
+    client_of = import_client()
     with _locked(uri):
         client = client_of(uri)
         experiment = _experiment(client, uri)
@@ -93,8 +93,12 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _import_client() -> "type[MlflowClient]":
-    """Import mlflow, which takes seconds, with telemetry and chatter off."""
+def import_client() -> "type[MlflowClient]":
+    """Import mlflow, which takes seconds, with telemetry and chatter off.
+
+    Returns:
+        Its client.
+    """
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient

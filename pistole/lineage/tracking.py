@@ -1,9 +1,9 @@
 """One MLflow run and one receipt per stage.
 
 Under DVC (which sets DVC_STAGE) every stage is recorded; a command run by hand is recorded only if
-MLFLOW_TRACKING_URI is set. Everything is kept in memory and written when the stage has ended, since
-importing mlflow takes seconds; a record that cannot be written costs one warning line, never the
-stage's work (PISTOLE_TRACKING=strict makes it an error).
+MLFLOW_TRACKING_URI is set. Everything is kept in memory and written when the stage has ended, by a
+process that imports mlflow in the meantime; a record that cannot be written costs one warning line,
+never the stage's work (PISTOLE_TRACKING=strict makes it an error).
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from pistole.errors import UserError
 from pistole.files import read_json, sha256_file, write_json
 from pistole.lineage import dag
 from pistole.lineage.hashing import hash_paths, run_key
+from pistole.lineage.writer import Writer
 from pistole.progress import say
 
 RECEIPTS = Path(".pistole/receipts")
@@ -82,9 +83,11 @@ class Inputs:
     root: Path
     uri: str
     tags: dict[str, str]
+    writer: Writer
     stage: dag.Stage | None = None
     deps: dict[str, str] = field(default_factory=dict)
     key: str = ""
+    finished: bool = False
     started: int = field(default_factory=lambda: _now())
 
 
@@ -102,15 +105,18 @@ def stage_run(hint: str) -> Iterator[StageRun]:
     inputs = _begin(run.stage)
     try:
         yield run
-    except BaseException as error:
         if inputs:
+            _finish(run, inputs)
+    except BaseException as error:
+        if inputs and not inputs.finished:
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             inputs.tags["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
             with _tolerant(strict=False):
                 _log(run, inputs, {}, status)
         raise
-    if inputs:
-        _finish(run, inputs)
+    finally:
+        if inputs:
+            inputs.writer.close()
 
 
 def tracking_uri(root: str | Path) -> str:
@@ -141,7 +147,7 @@ def _begin(name: str) -> Inputs | None:
     uri = tracking_uri(root)
     inputs = None
     with _tolerant():
-        known = Inputs(root, uri, _circumstances(root, name))
+        known = Inputs(root, uri, _circumstances(root, name), Writer())
         if under_dvc:
             _receipt(root, name).unlink(missing_ok=True)
             known.stage = _describe(root, name)
@@ -153,6 +159,7 @@ def _begin(name: str) -> Inputs | None:
 
 def _finish(run: StageRun, inputs: Inputs) -> None:
     """Write the run, then the receipt; the receipt does not wait for a store that is down."""
+    inputs.finished = True
     outs: dict[str, str] = {}
     run_id = None
     with _tolerant():
@@ -166,9 +173,8 @@ def _finish(run: StageRun, inputs: Inputs) -> None:
 
 
 def _log(run: StageRun, inputs: Inputs, outs: dict[str, str], status: str) -> str:
-    from pistole.lineage.store import write_run
-
-    return write_run(inputs.uri, run, _record(run.stage, inputs, outs), inputs.tags, status)
+    record = _record(run.stage, inputs, outs)
+    return inputs.writer.write(inputs.uri, run, record, inputs.tags, status)
 
 
 def _record(name: str, inputs: Inputs, outs: dict[str, str]) -> dict[str, Any]:

@@ -37,6 +37,10 @@ def make_params(**changes: object) -> Params:
     """
     raw = yaml.safe_load(PROFILE.read_text())
     raw |= {"datasets": list(TASKS), "report": {"bootstrap": 200}} | changes
+    raw["attack"]["evaluate"] |= {
+        "apgd_ce": {"steps": 30, "restarts": 1},
+        "apgd_t": {"steps": 20, "restarts": 1, "targets": 5},
+    }
     return Params.model_validate(raw)
 
 

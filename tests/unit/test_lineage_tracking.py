@@ -16,6 +16,7 @@ from pistole.errors import UserError
 from pistole.lineage import store, tracking
 from pistole.lineage.hashing import run_key
 from pistole.lineage.tracking import stage_run, tracking_uri
+from pistole.lineage.writer import Writer
 
 STAGE = """
 import sys
@@ -191,8 +192,21 @@ def test_by_hand_nothing_is_tracked_nor_imported(tmp_path, clean_env):
 def written(clean_env, project):
     """What would be written to the store, for stages inside this process."""
     calls = []
-    clean_env.setattr(store, "write_run", lambda *arguments: calls.append(arguments) or "id")
+    write_by(clean_env, lambda *arguments: calls.append(arguments) or "id")
     return calls
+
+
+def write_by(monkeypatch, function):
+    """Replace the process that writes to the store."""
+
+    class Instead:
+        def write(self, *arguments):
+            return function(*arguments)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(tracking, "Writer", Instead)
 
 
 def test_by_hand_with_a_store_the_hint_is_the_name(written, clean_env, project):
@@ -232,7 +246,7 @@ def test_a_record_that_cannot_be_written_costs_one_line(clean_env, project, caps
     (project / "dag.json").write_text(json.dumps([stage]))
     clean_env.setenv("PISTOLE_DAG", str(project / "dag.json"))
     clean_env.setenv("DVC_STAGE", "a" if broken == "store" else "b")
-    clean_env.setattr(store, "write_run", fail)
+    write_by(clean_env, fail)
     with stage_run("hint") as run:
         run.metric("loss", 1.0)
     error = capsys.readouterr().err
@@ -247,7 +261,7 @@ def test_a_record_that_cannot_be_written_costs_one_line(clean_env, project, caps
 def test_a_failing_stage_keeps_its_own_error_when_the_store_is_down(clean_env, project):
     clean_env.setenv("MLFLOW_TRACKING_URI", "http://example.org")
     clean_env.setenv("PISTOLE_TRACKING", "strict")
-    clean_env.setattr(store, "write_run", lambda *_: 1 / 0)
+    write_by(clean_env, lambda *_: 1 / 0)
     with pytest.raises(ValueError, match="mine"), stage_run("hint"):
         raise ValueError("mine")
 
@@ -287,6 +301,15 @@ def test_long_values_become_digests_and_nested_params_leaves():
         "a.c": "null",
         "d": "t",
     }
+
+
+def test_a_writer_that_cannot_write_says_why_and_one_that_is_not_asked_ends():
+    writer = Writer()
+    with pytest.raises(RuntimeError, match=r"No such file.*x\.db"):
+        writer.write("sqlite:////proc/nowhere/x.db", tracking.StageRun("a"), {}, {}, "FINISHED")
+    idle = Writer()
+    idle.close()
+    assert idle._process.poll() is not None
 
 
 def test_two_processes_never_open_the_database_at_once(tmp_path):

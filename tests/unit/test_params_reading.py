@@ -131,9 +131,24 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
             "methods[0]: 'ties' is not valid (one of wise_ft,",
         ),
         (
-            "methods: [wise_ft, pistole]",
-            "methods: [wise_ft]",
-            "models.pistole: pistole is not in methods: add it there or drop the row",
+            "models: {base: artifacts/base, ",
+            "models: {vanilla: artifacts/merged/vanilla, ",
+            "models.vanilla: vanilla is not in methods: add it there or drop the row",
+        ),
+        (
+            "methods: [wise_ft, pistole]\nmodels: {base: artifacts/base, pistole: ",
+            "methods: [wise_ft]\nmodels: {base: artifacts/base, robust: ",
+            "methods: pistole is missing: the theory checks measure it, add it",
+        ),
+        (
+            "score: 8",
+            "score: 7",
+            "slices.score: 7 has no two halves to compare: give an even number",
+        ),
+        (
+            "batch_size: 8, lr: 1.0e-4, weight_decay: 0, warmup: 0.1}\n  robust",
+            "batch_size: 9, lr: 1.0e-4, weight_decay: 0, warmup: 0.1}\n  robust",
+            "finetune.natural.batch_size: 9 is above slices.finetune 8",
         ),
         (
             "layout: embedded",
@@ -175,7 +190,7 @@ def test_contradictions_are_refused_without_a_file_too():
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (TEXT + "seed: 1\n", 'line 56: found duplicate key "seed"'),
+        (TEXT + "seed: 1\n", 'line 57: found duplicate key "seed"'),
         ("base: [1\nseed: 2\n", "line 2: "),
         ("seed: \x00\n", "cannot be read (unacceptable character"),
         ("", "has no keys"),

@@ -1,0 +1,93 @@
+"""A process that imports mlflow while the stage works, and then writes the stage's run.
+
+Importing mlflow takes as long as many a stage. The process is started with the stage, waits for
+one line of JSON on its standard input, and answers with one line. It ends by itself if the stage
+is killed.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pistole.lineage.tracking import StageRun
+
+PATIENCE = 600  # seconds to write a run; a database may be locked by other stages
+
+
+class Writer:
+    """The stage's side of the process."""
+
+    def __init__(self) -> None:
+        """Start the process."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pistole.lineage.writer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def write(
+        self,
+        uri: str,
+        run: "StageRun",
+        record: Mapping[str, Any],
+        tags: Mapping[str, str],
+        status: str,
+    ) -> str:
+        """Write the run and end the process.
+
+        Args:
+            uri: address of the store.
+            run: the stage's metrics, figures and tables.
+            record: what went in and came out.
+            tags: circumstances of the run.
+            status: FINISHED, FAILED or KILLED.
+
+        Returns:
+            The run's id.
+
+        Raises:
+            RuntimeError: the store could not be written.
+        """
+        plain = asdict(run) | {"files": [(str(file), folder) for file, folder in run.files]}
+        request = {"uri": uri, "run": plain, "record": record, "tags": tags, "status": status}
+        answer, _ = self._process.communicate(json.dumps(request), timeout=PATIENCE)
+        told = json.loads(answer.splitlines()[-1]) if answer.strip() else {"error": "no answer"}
+        if "error" in told:
+            raise RuntimeError(told["error"])
+        return told["run_id"]
+
+    def close(self) -> None:
+        """End the process if it still waits."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+
+
+def main() -> None:
+    """Import mlflow, wait for a request, and answer it."""
+    from pistole.lineage.store import import_client, write_run
+    from pistole.lineage.tracking import StageRun
+
+    import_client()
+    text = sys.stdin.read()
+    if not text:
+        return
+    request = json.loads(text)
+    plain = request.pop("run")
+    plain["metrics"] = [tuple(metric) for metric in plain["metrics"]]
+    plain["files"] = [(Path(file), folder) for file, folder in plain["files"]]
+    try:
+        answer = {"run_id": write_run(run=StageRun(**plain), **request)}
+    except Exception as error:  # the stage decides what a failure to record means
+        answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()
