@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from pistole.report.drawing import (
     BLUE,
@@ -235,6 +235,9 @@ def _spread_axes(axes: Axes, sizes: np.ndarray) -> None:
     """Signed logarithmic axes where values span decades; at most four ticks a side."""
     positive = sizes[sizes > 0]
     if len(positive) == 0 or positive.max() < 30 * np.median(positive):
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+        axes.ticklabel_format(style="sci", scilimits=(0, 0), useMathText=True)
         return
     first = math.floor(math.log10(np.quantile(positive, 0.25)))
     last = max(math.ceil(math.log10(positive.max())), first + 1)

@@ -66,6 +66,7 @@ def render(
         best={key: max(m[key] for m in metrics["models"].values()) for key in MEASURES},
         figures={name: inline(document, name) for name, document in figures.items()},
         frontier=_frontier_notes(results),
+        beyond_lambda=words.beyond_lambda(metrics["frontier"]),
         checks=[_check(name, record) for name, record in results.theory.items()],
         stability=results.stability,
         unreliable=words.unreliable(results.stability),

@@ -1,6 +1,7 @@
 """Sentences of the page that depend on the numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from pistole.report.statistics import Interval
@@ -8,6 +9,7 @@ from pistole.report.tables import label, points, signed
 
 REFERENCE_STEPS, REFERENCE_TARGETS = 100, 9  # docs/method.md D.2
 RELIABLE = 0.5  # docs/method.md A.3.1
+SAME = 1e-9  # round-off of a difference of accuracies
 RIVALS = ("vanilla", "wise_ft")
 NAMES = {"vanilla": "vanilla merging", "wise_ft": "WiSE-FT"}
 
@@ -37,6 +39,49 @@ def headline(metrics: dict[str, Any], leads: Mapping[str, Mapping[str, Interval]
     compared = " and ".join(f"{_verb(leads[name]['sum'])} {NAMES[name]}" for name in rivals)
     details = "; ".join(f"against {NAMES[name]} {_lead(leads[name])}" for name in rivals)
     return f"PISTOLE {compared}. {text}: {details}.{tail}"
+
+
+def beyond_lambda(
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+) -> list[str]:
+    """Compare whole curves, since a lead at one lambda may be no more than another lambda.
+
+    Args:
+        curves: ``frontier`` of ``report/metrics.json``: method -> its points.
+
+    Returns:
+        One clause per rival with a curve: how many of PISTOLE's points lie above the rival's line
+        at the same clean accuracy, and by how much on average.
+    """
+    own, found = curves.get("pistole", ()), []
+    for name in RIVALS:
+        line = sorted((p["clean_mean"], p["robust_mean"]) for p in curves.get(name, ()))
+        if not line:
+            continue
+        gaps = [
+            point["robust_mean"] - _height(line, point["clean_mean"])
+            for point in own
+            if line[0][0] <= point["clean_mean"] <= line[-1][0]
+        ]
+        if not gaps:
+            found.append(f"the line of {NAMES[name]} reaches none of PISTOLE's clean accuracies")
+            continue
+        above = sum(gap > SAME for gap in gaps)
+        mean = sum(gaps) / len(gaps)
+        found.append(
+            f"against {NAMES[name]} at equal clean accuracy, {above} of {len(gaps)} points of "
+            f"PISTOLE's line lie higher, by {signed(mean)} robust points on average"
+        )
+    return found
+
+
+def _height(line: Sequence[tuple[float, float]], clean: float) -> float:
+    """Robust accuracy of a curve at a clean accuracy, between its two nearest points."""
+    for (left, low), (right, high) in pairwise(line):
+        if left <= clean <= right:
+            share = (clean - left) / (right - left) if right > left else 0.0
+            return low + share * (high - low)
+    return line[0][1]
 
 
 def _lead(parts: Mapping[str, Interval]) -> str:

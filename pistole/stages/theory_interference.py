@@ -175,7 +175,7 @@ def summarise(rows: list[Row], params: Params) -> Row:
     own = {where: row for where, curve in curves.items() for row in curve if row["kappa"] == chosen}
     holds = bool(curves) and error <= IDENTITY and falling and convex
     return {
-        "claim": "the masks shrink the first-order interference envelope by exactly rho_w, which "
+        "claim": "The masks shrink the first-order interference envelope by exactly rho_w, which "
         "falls and is log-convex in kappa (Theorem 1)",
         "measurement": f"{params.slices.measure} images that the scores never saw; gradients at "
         f"both sources, the base and the merged model; masks {params.stability.variant}, gamma "

@@ -5,7 +5,7 @@ import pytest
 from pistole.report.page import flatten, inline, number
 from pistole.report.statistics import Interval
 from pistole.report.tables import in_order, signed
-from pistole.report.words import headline, origin, unreliable, weaknesses
+from pistole.report.words import beyond_lambda, headline, origin, unreliable, weaknesses
 
 
 def told(value: float, low: float, high: float, others: float = 1.0) -> str:
@@ -102,3 +102,22 @@ def test_inline_keeps_the_ids_of_figures_apart() -> None:
     assert '"#frontier-c"' in text
     assert text.startswith("<svg")
     assert "9pt" not in text
+
+
+def points_of(*pairs: tuple[float, float]) -> list[dict[str, float]]:
+    return [{"lambda": 0.0, "clean_mean": c, "robust_mean": r} for c, r in pairs]
+
+
+def test_curves_are_compared_at_equal_clean_accuracy() -> None:
+    curves = {
+        "pistole": points_of((0.6, 0.5), (0.7, 0.3), (0.95, 0.1)),  # the last: out of reach
+        "wise_ft": points_of((0.8, 0.2), (0.5, 0.5)),  # at 0.6: 0.4, at 0.7: 0.3
+        "vanilla": points_of((0.1, 0.9), (0.2, 0.8)),
+    }
+    vanilla, wise_ft = beyond_lambda(curves)
+    assert vanilla == "the line of vanilla merging reaches none of PISTOLE's clean accuracies"
+    assert wise_ft == (
+        "against WiSE-FT at equal clean accuracy, 1 of 2 points of PISTOLE's line lie higher, "
+        "by +5.0 robust points on average"
+    )
+    assert beyond_lambda({}) == []
