@@ -317,6 +317,9 @@ def evaluate(
     base: Base = BASE,
     data: DataRoot = DATA,
     out: Annotated[Path | None, typer.Option(help="default: artifacts/evaluation/NAME")] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="also write the three means to this file")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Measure clean and robust accuracy on every dataset."""
@@ -324,7 +327,7 @@ def evaluate(
     _stage(
         params,
         f"evaluate@{name}",
-        lambda stage, p, run: stage.run(p, name, model, base, data, target, run),
+        lambda stage, p, run: stage.run(p, name, model, base, data, target, metrics, run),
     )
 
 

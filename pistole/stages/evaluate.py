@@ -15,6 +15,7 @@ from pistole.stages.runtime import classifier, device_of, text_head, tower, with
 from pistole.stages.slices import read_slice
 
 KEPT = ("n", "clean", "robust", "data_digest")
+MEANS = ("clean_mean", "robust_mean", "sum")
 
 
 def run(
@@ -24,6 +25,7 @@ def run(
     base: Path,
     data: Path,
     out: Path,
+    means_file: Path | None = None,
     record: StageRun | None = None,
 ) -> dict[str, float]:
     """Attack a model with the evaluation ensemble on the test slice of every dataset.
@@ -35,6 +37,7 @@ def run(
         base: what stage ``base`` wrote.
         data: folder with one folder per dataset.
         out: folder for ``summary.json`` and ``outcomes.parquet``.
+        means_file: gets the three means, for ``dvc metrics``.
         record: gets the table for the tracker.
 
     Returns:
@@ -66,7 +69,10 @@ def run(
     with atomic_directory(out) as folder:
         write_json(folder / "summary.json", summary)
         pq.write_table(pa.concat_tables(tables), folder / "outcomes.parquet")
-    return _metrics(tasks)
+    metrics = _metrics(tasks)
+    if means_file is not None:
+        write_json(means_file, {name: metrics[name] for name in MEANS})
+    return metrics
 
 
 def ensemble_spec(params: Params, targets: int | None = None) -> EnsembleSpec:
