@@ -1,13 +1,14 @@
 """Whole or not at all: every file and folder is written aside, flushed, then renamed."""
 
 import contextlib
+import csv
 import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,23 @@ def write_json(path: str | Path, value: Any) -> None:
         value: anything ``json`` can write; NaN and infinity are refused.
     """
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table with a header line, atomically; None is an empty cell.
+
+    Args:
+        path: the final file.
+        columns: the header.
+        rows: cells by column.
+    """
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_json(path: str | Path) -> Any:

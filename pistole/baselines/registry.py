@@ -1,8 +1,8 @@
 """All merging methods by name, with one signature (docs/method.md C)."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from pistole.baselines import linear
 from pistole.errors import UserError
@@ -12,80 +12,24 @@ from pistole.method.vectors import Params, Real
 Masks = tuple[Params, Params]
 
 
-class Compose(Protocol):
-    """The signature of every merging method."""
-
-    def __call__(
-        self,
-        theta_0: Params,
-        tau_nat: Params,
-        tau_rob: Params,
-        *,
-        lam: Real,
-        masks: Masks | None,
-        rescale: str,
-    ) -> Params:
-        """Merge."""
-        ...
-
-
 @dataclass(frozen=True)
 class MergeMethod:
     """A merging method.
 
     Attributes:
-        compose: from base, vectors, lambda and masks to the merged parameters.
+        compose: from base, natural vector, robust vector and lambda (``lam``) to the merged
+            parameters; also ``masks`` and ``rescale`` if it needs masks.
         needs_masks: whether it reads the masks.
     """
 
-    compose: Compose
+    compose: Callable[..., Params]
     needs_masks: bool
 
 
-def _vanilla(
-    theta_0: Params,
-    tau_nat: Params,
-    tau_rob: Params,
-    *,
-    lam: Real,
-    masks: Masks | None,
-    rescale: str,
-) -> Params:
-    del masks, rescale
-    return linear.vanilla(theta_0, tau_nat, tau_rob, lam=lam)
-
-
-def _wise_ft(
-    theta_0: Params,
-    tau_nat: Params,
-    tau_rob: Params,
-    *,
-    lam: Real,
-    masks: Masks | None,
-    rescale: str,
-) -> Params:
-    del masks, rescale
-    return linear.wise_ft(theta_0, tau_nat, tau_rob, lam=lam)
-
-
-def _pistole(
-    theta_0: Params,
-    tau_nat: Params,
-    tau_rob: Params,
-    *,
-    lam: Real,
-    masks: Masks | None,
-    rescale: str,
-) -> Params:
-    if masks is None:
-        raise UserError("method 'pistole' needs masks: run stage masks and give its result")
-    return merge(theta_0, tau_nat, tau_rob, masks, lam=lam, rescale=rescale)
-
-
 METHODS: dict[str, MergeMethod] = {
-    "wise_ft": MergeMethod(_wise_ft, needs_masks=False),
-    "vanilla": MergeMethod(_vanilla, needs_masks=False),
-    "pistole": MergeMethod(_pistole, needs_masks=True),
+    "wise_ft": MergeMethod(linear.wise_ft, needs_masks=False),
+    "vanilla": MergeMethod(linear.vanilla, needs_masks=False),
+    "pistole": MergeMethod(merge, needs_masks=True),
 }
 
 
@@ -114,11 +58,17 @@ def compose(
         The merged parameters.
 
     Raises:
-        UserError: unknown method (names the nearest one), or ingredients that cannot be merged.
+        UserError: unknown method (names the nearest one), masks that are needed and not given, or
+            ingredients that cannot be merged.
     """
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)[0]
         raise UserError(
             f"no merging method '{name}': did you mean '{near}'? There are {', '.join(METHODS)}"
         )
-    return METHODS[name].compose(theta_0, tau_nat, tau_rob, lam=lam, masks=masks, rescale=rescale)
+    method = METHODS[name]
+    if not method.needs_masks:
+        return method.compose(theta_0, tau_nat, tau_rob, lam=lam)
+    if masks is None:
+        raise UserError(f"method '{name}' needs masks: run stage masks and give its result")
+    return method.compose(theta_0, tau_nat, tau_rob, masks=masks, lam=lam, rescale=rescale)

@@ -1,6 +1,5 @@
 """Stage ``finetune@SOURCE``: fine-tune the visual tower, or take the user's own checkpoint."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,14 @@ import torch
 from torch import Tensor
 
 from pistole.errors import UserError
-from pistole.files import atomic_directory, save_tensors, sha256_file, sha256_tensors, write_json
+from pistole.files import (
+    atomic_directory,
+    save_tensors,
+    sha256_file,
+    sha256_tensors,
+    write_csv,
+    write_json,
+)
 from pistole.models.checkpoint import load_visual
 from pistole.models.zeroshot import parameters_of
 from pistole.params import Params
@@ -70,10 +76,7 @@ def run(
     with atomic_directory(out) as folder:
         save_tensors(folder / "visual.safetensors", theta | buffers, record)
         write_json(folder / "training.json", record)
-        with (folder / "curve.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, CURVE, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(curve)
+        write_csv(folder / "curve.csv", CURVE, curve)
     if knobs.checkpoint is None:
         forget_state(_state_path(source))
     for row in curve if on_metric else []:

@@ -1,9 +1,8 @@
 """Stage ``frontier@METHOD``: clean and robust accuracy over lambda, composed in memory."""
 
-import csv
 from pathlib import Path
 
-from pistole.files import atomic_directory, write_json
+from pistole.files import atomic_directory, write_csv, write_json
 from pistole.params import Params
 from pistole.progress import track
 from pistole.stages.composing import read_ingredients
@@ -63,10 +62,7 @@ def run(
         }
         rows.append(row)
     with atomic_directory(out) as folder:
-        with (folder / "frontier.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(folder / "frontier.csv", list(rows[0]), rows)
         record = {"attack": spec.describe(), "images": params.frontier.images, "ids": ids}
         write_json(folder / "summary.json", record)
     best = max(rows, key=lambda row: row["clean_mean"] + row["robust_mean"])

@@ -1,9 +1,8 @@
 """Stage ``masks``: complementary masks of every score variant."""
 
-import csv
 from pathlib import Path
 
-from pistole.files import atomic_directory, load_tensors, save_tensors
+from pistole.files import atomic_directory, load_tensors, save_tensors, write_csv
 from pistole.method.masks import complementary_masks, mask_statistics
 from pistole.method.trajectory import VARIANTS
 from pistole.params import Params
@@ -52,8 +51,5 @@ def run(
                 metrics |= {
                     f"{variant}/{source}/{key}": value for key, value in table["all"].items()
                 }
-        with (folder / "statistics.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(folder / "statistics.csv", list(rows[0]), rows)
     return metrics

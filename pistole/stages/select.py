@@ -1,11 +1,10 @@
 """Stage ``select``: lambda of every method, chosen on held-out training images."""
 
-import csv
 from pathlib import Path
 
 import torch
 
-from pistole.files import atomic_directory, write_json
+from pistole.files import atomic_directory, write_csv, write_json
 from pistole.models.zeroshot import ZeroShotClassifier
 from pistole.params import Params
 from pistole.progress import track
@@ -53,12 +52,7 @@ def run(
         ]
     with atomic_directory(out) as folder:
         write_json(folder / "lambda.json", chosen)
-        with (folder / "grid.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(
-                stream, ("method", "lambda", "clean", "robust"), lineterminator="\n"
-            )
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(folder / "grid.csv", ("method", "lambda", "clean", "robust"), rows)
     return {f"lambda/{method}": lam for method, lam in chosen.items()}
 
 

@@ -1,6 +1,5 @@
 """Stage ``stability@SOURCE``: the four score variants of the ablation from one trajectory."""
 
-import csv
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pistole.errors import UserError
-from pistole.files import atomic_directory, save_tensors, write_json
+from pistole.files import atomic_directory, save_tensors, write_csv, write_json
 from pistole.method.criticality import antithetic_pci, pci_weights
 from pistole.method.reliability import spearman, split_half_reliability
 from pistole.method.trajectory import StepGradients, trajectory_scores
@@ -79,16 +78,16 @@ def run(
             save_tensors(
                 folder / f"{variant}.safetensors", tensors, {"source": source, "variant": variant}
             )
-        _write_rows(
+        write_csv(
             folder / "reliability.csv",
             ("variant", "layer", "spearman"),
             (
-                (variant, layer, value)
+                {"variant": variant, "layer": layer, "spearman": value}
                 for variant, layers in reliability.items()
                 for layer, value in layers.items()
             ),
         )
-        _write_rows(folder / "weights.csv", ("step", "id", "pci", "weight"), probe.weight_rows())
+        write_csv(folder / "weights.csv", ("step", "id", "pci", "weight"), probe.weight_rows())
         write_json(
             folder / "summary.json",
             {"reliability": medians, "pci_reliability": probe.pci_reliability},
@@ -96,13 +95,6 @@ def run(
     return {f"reliability/{v}": m for v, m in medians.items()} | {
         "pci_reliability": statistics.fmean(probe.pci_reliability)
     }
-
-
-def _write_rows(path: Path, header: tuple[str, ...], rows: Iterator[tuple]) -> None:
-    with path.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 class Probe:
@@ -157,12 +149,12 @@ class Probe:
         self.on_step(f"point {step + 1} of the trajectory")
         return found
 
-    def weight_rows(self) -> Iterator[tuple]:
-        """Yield ``(step, sample id, PCI, weight)``."""
+    def weight_rows(self) -> Iterator[dict[str, object]]:
+        """Yield step, sample id, PCI and weight of every sample at every step."""
         ids = self.objective.images.ids
         for step, (pci, weights) in enumerate(self.weights):
             for name, value, weight in zip(ids, pci.tolist(), weights.tolist(), strict=True):
-                yield step, name, value, weight
+                yield {"step": step, "id": name, "pci": value, "weight": weight}
 
     def _inputs(self, step: int, theta: Tensors) -> Tensor:
         if self.source == "natural":

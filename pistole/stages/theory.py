@@ -1,12 +1,11 @@
 """Stage ``theory@CHECK``: one claim of the theory, on images that the scores never saw."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pistole.errors import UserError
-from pistole.files import atomic_directory, write_json
+from pistole.files import atomic_directory, write_csv, write_json
 from pistole.params import Params
 from pistole.stages import theory_interference, theory_pci_trace
 
@@ -37,9 +36,6 @@ def run(params: Params, check: str, artifacts: Path, out: Path) -> dict[str, flo
         raise UserError(f"theory check '{check}' is unknown: use one of {', '.join(CHECKS)}")
     rows, summary = CHECKS[check](params, artifacts)
     with atomic_directory(out) as folder:
-        with (folder / "table.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(folder / "table.csv", list(rows[0]), rows)
         write_json(folder / "summary.json", summary)
     return {name: float(value) for name, value in summary.items() if isinstance(value, int | float)}

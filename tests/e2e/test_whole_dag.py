@@ -105,5 +105,5 @@ def test_the_table_is_shown(finished: Path, monkeypatch, capsys: pytest.CaptureF
     monkeypatch.chdir(finished)
     app(["show"], standalone_mode=False)
     shown = capsys.readouterr().out
-    assert "pistole" in shown
+    assert "PISTOLE" in shown
     assert "report/index.html" in shown
