@@ -1,10 +1,13 @@
-"""A tiny conv net with BatchNorm and dropout, easy pictures, and linear classifiers."""
+"""A tiny conv net with BatchNorm and dropout, easy pictures, linear classifiers, evaluations."""
 
 import copy
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from pistole.robust.ensemble import EnsembleSpec, Outcomes, evaluate
 
 SIDE, CLASSES = 6, 5
 
@@ -34,6 +37,17 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - 0.5).flatten(1) @ self.weight.T
+
+
+class PerSample(nn.Module):
+    """Another model, one image at a time: its logits cannot depend on the batch, not in a bit."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.model(image[None]) for image in x])
 
 
 def fresh_net(seed: int = 0, **options) -> TinyNet:
@@ -75,14 +89,16 @@ def trained_net(classes: int = CLASSES) -> TinyNet:
 
 
 def linear_task(
-    classes: int, n: int = 60, eps: float = 0.05
+    classes: int, n: int = 60, eps: float = 0.01
 ) -> tuple[Linear, Tensor, Tensor, Tensor]:
     """A linear classifier, images that no eps ball takes out of [0, 1], labels, robustness.
 
     A sample is robust if and only if for all k: (w_y - w_k).x - eps ||w_y - w_k||_1 > 0.
     """
     source = torch.Generator().manual_seed(classes)
-    model = Linear(torch.randn(classes, 3 * SIDE * SIDE, generator=source))
+    # Rows of different lengths, so that the nearest class is not always the second by logit.
+    lengths = torch.linspace(0.4, 1.6, classes)[:, None]
+    model = Linear(lengths * torch.randn(classes, 3 * SIDE * SIDE, generator=source))
     x = 0.5 + 0.3 * (2 * torch.rand(n, 3, SIDE, SIDE, generator=source) - 1)
     with torch.no_grad():
         y = model(x).argmax(1)
@@ -93,3 +109,51 @@ def linear_task(
         margins.scatter_(1, y[:, None], torch.inf)
     assert margins.min(1).values.abs().min() > 1e-3, "a margin too close to call in fp32"
     return model, x, y, margins.min(1).values > 0
+
+
+class Seen:
+    """An ``on_batch`` that keeps every adversarial image, by attempt and position."""
+
+    def __init__(self) -> None:
+        self.images: dict[tuple[str, int], Tensor] = {}
+        self.sizes: list[int] = []
+
+    def __call__(self, attempt: str, positions: Tensor, adversarial: Tensor) -> None:
+        self.sizes.append(len(positions))
+        for position, image in zip(positions.tolist(), adversarial, strict=True):
+            self.images[attempt, position] = image.clone()
+
+    def attempts(self) -> list[str]:
+        """Names in the order in which they ran."""
+        return list(dict.fromkeys(attempt for attempt, _ in self.images))
+
+    def positions(self, attempt: str) -> set[int]:
+        """Samples that an attempt attacked."""
+        return {position for name, position in self.images if name == attempt}
+
+
+def attacked(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 0.06,
+    *,
+    ids: Sequence[str] | None = None,
+    seed: int = 0,
+    dataset: str = "toy",
+    on_batch: Seen | None = None,
+    steps: int = 15,
+    **spec,
+) -> Outcomes:
+    """Evaluate with few steps; 0.06 is where about half of ``pictures`` break."""
+    spec = {"apgd_ce_steps": steps, "apgd_t_steps": steps, "batch_size": 64} | spec
+    return evaluate(
+        model,
+        x,
+        y,
+        ids or names(len(x)),
+        EnsembleSpec(eps, **spec),
+        seed=seed,
+        dataset=dataset,
+        on_batch=on_batch,
+    )

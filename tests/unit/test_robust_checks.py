@@ -15,8 +15,10 @@ from pistole.robust.checks import (
 from tests.unit.robust_models import fresh_net, pictures, trained_net
 
 
-def spoiled(value: float) -> torch.Tensor:
+def with_pixel(value: float) -> torch.Tensor:
+    """Pictures whose other pixels span [0, 1] exactly."""
     x, _ = pictures(3)
+    x[0, 0, 0, 0], x[0, 0, 0, 1] = 0, 1
     x[1, 0, 2, 2] = value
     return x
 
@@ -24,10 +26,10 @@ def spoiled(value: float) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (spoiled(1.5), r"pixels span \[0, 1.5\]"),
-        (spoiled(-0.5), r"pixels span \[-0.5, 1\]"),
-        (spoiled(float("nan")), "NaN"),
-        (spoiled(float("inf")), "infinity"),
+        (with_pixel(1.5), r"pixels span \[0, 1.5\]"),
+        (with_pixel(-0.5), r"pixels span \[-0.5, 1\]"),
+        (with_pixel(float("nan")), "NaN"),
+        (with_pixel(float("inf")), "infinity"),
         (pictures(3)[0].double(), "float64"),
         (pictures(3)[0].half(), "float16"),
         ((pictures(3)[0] * 255).byte(), "uint8"),
@@ -40,8 +42,9 @@ def test_unfit_images_are_refused(images, message):
         check_images(images)
 
 
-def test_fit_images_pass():
-    check_images(pictures(3)[0])
+def test_fit_images_pass_up_to_the_ends_of_the_range():
+    check_images(with_pixel(0.0))
+    check_images(with_pixel(1.0))
 
 
 @pytest.mark.parametrize(

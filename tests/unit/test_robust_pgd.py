@@ -101,9 +101,9 @@ def test_laws_of_the_start():
 
 @pytest.mark.parametrize("init", INITS)
 def test_reaches_the_exact_robust_accuracy_of_a_linear_classifier(init):
-    model, x, y, robust = linear_task(classes=2)
+    model, x, y, robust = linear_task(classes=2, eps=0.01)
     assert 0.2 < robust.float().mean() < 0.8
-    budget = Budget(eps=0.05, alpha=0.02, steps=10, init=init)
+    budget = Budget(eps=0.01, alpha=0.004, steps=10, init=init)
     attacked = pgd(model, x, y, budget, generator=generator(0))
     assert torch.equal(model(attacked).argmax(1) == y, robust)
 
