@@ -106,6 +106,17 @@ def import_client() -> "type[MlflowClient]":
     return MlflowClient
 
 
+def open_store(uri: str) -> None:
+    """Create the database if there is none, and load what a write needs.
+
+    Args:
+        uri: address of the store.
+    """
+    client_of = import_client()
+    with _locked(uri):
+        client_of(uri)
+
+
 @contextlib.contextmanager
 def _locked(uri: str) -> Iterator[None]:
     """Let one process at a time create or write the database; a server needs no such help."""

@@ -147,7 +147,7 @@ def _begin(name: str) -> Inputs | None:
     uri = tracking_uri(root)
     inputs = None
     with _tolerant():
-        known = Inputs(root, uri, _circumstances(root, name), Writer())
+        known = Inputs(root, uri, _circumstances(root, name), Writer(uri))
         if under_dvc:
             _receipt(root, name).unlink(missing_ok=True)
             known.stage = _describe(root, name)
@@ -174,7 +174,7 @@ def _finish(run: StageRun, inputs: Inputs) -> None:
 
 def _log(run: StageRun, inputs: Inputs, outs: dict[str, str], status: str) -> str:
     record = _record(run.stage, inputs, outs)
-    return inputs.writer.write(inputs.uri, run, record, inputs.tags, status)
+    return inputs.writer.write(run, record, inputs.tags, status)
 
 
 def _record(name: str, inputs: Inputs, outs: dict[str, str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ one line of JSON on its standard input, and answers with one line. It ends by it
 is killed.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -22,10 +23,15 @@ PATIENCE = 600  # seconds to write a run; a database may be locked by other stag
 class Writer:
     """The stage's side of the process."""
 
-    def __init__(self) -> None:
-        """Start the process."""
+    def __init__(self, uri: str) -> None:
+        """Start the process, which opens the store before it is asked to write.
+
+        Args:
+            uri: address of the store.
+        """
+        self._uri = uri
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pistole.lineage.writer"],
+            [sys.executable, "-m", "pistole.lineage.writer", uri],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -33,7 +39,6 @@ class Writer:
 
     def write(
         self,
-        uri: str,
         run: "StageRun",
         record: Mapping[str, Any],
         tags: Mapping[str, str],
@@ -42,7 +47,6 @@ class Writer:
         """Write the run and end the process.
 
         Args:
-            uri: address of the store.
             run: the stage's metrics, figures and tables.
             record: what went in and came out.
             tags: circumstances of the run.
@@ -55,7 +59,7 @@ class Writer:
             RuntimeError: the store could not be written.
         """
         plain = asdict(run) | {"files": [(str(file), folder) for file, folder in run.files]}
-        request = {"uri": uri, "run": plain, "record": record, "tags": tags, "status": status}
+        request = {"uri": self._uri, "run": plain, "record": record, "tags": tags, "status": status}
         answer, _ = self._process.communicate(json.dumps(request), timeout=PATIENCE)
         told = json.loads(answer.splitlines()[-1]) if answer.strip() else {"error": "no answer"}
         if "error" in told:
@@ -70,11 +74,12 @@ class Writer:
 
 
 def main() -> None:
-    """Import mlflow, wait for a request, and answer it."""
-    from pistole.lineage.store import import_client, write_run
+    """Import mlflow and open the store, wait for a request, and answer it."""
+    from pistole.lineage.store import open_store, write_run
     from pistole.lineage.tracking import StageRun
 
-    import_client()
+    with contextlib.suppress(Exception):  # whoever writes will meet it again and can tell it
+        open_store(sys.argv[1])
     text = sys.stdin.read()
     if not text:
         return

@@ -200,8 +200,11 @@ def write_by(monkeypatch, function):
     """Replace the process that writes to the store."""
 
     class Instead:
+        def __init__(self, uri):
+            self.uri = uri
+
         def write(self, *arguments):
-            return function(*arguments)
+            return function(self.uri, *arguments)
 
         def close(self):
             pass
@@ -304,10 +307,10 @@ def test_long_values_become_digests_and_nested_params_leaves():
 
 
 def test_a_writer_that_cannot_write_says_why_and_one_that_is_not_asked_ends():
-    writer = Writer()
+    writer = Writer("sqlite:////proc/nowhere/x.db")
     with pytest.raises(RuntimeError, match=r"No such file.*x\.db"):
-        writer.write("sqlite:////proc/nowhere/x.db", tracking.StageRun("a"), {}, {}, "FINISHED")
-    idle = Writer()
+        writer.write(tracking.StageRun("a"), {}, {}, "FINISHED")
+    idle = Writer("sqlite:////proc/nowhere/x.db")
     idle.close()
     assert idle._process.poll() is not None
 
