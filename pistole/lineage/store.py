@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from pistole.lineage.tracking import StageRun
+    from pistole.lineage.record import StageRun
 
 EXPERIMENT = "pistole"
 LINEAGE_FILE = "lineage.json"

@@ -10,8 +10,7 @@ import contextlib
 import os
 import platform
 import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,59 +20,12 @@ from pistole.errors import UserError
 from pistole.files import read_json, sha256_file, write_json
 from pistole.lineage import dag
 from pistole.lineage.hashing import hash_paths, run_key
+from pistole.lineage.record import StageRun, now
 from pistole.lineage.writer import Writer
 from pistole.progress import say
 
 RECEIPTS = Path(".pistole/receipts")
 LOCK = Path("envs/runtime.txt")
-
-
-@dataclass
-class StageRun:
-    """What a stage wants to be remembered; kept in memory until the stage has ended."""
-
-    stage: str
-    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
-    files: list[tuple[Path, str]] = field(default_factory=list)
-    tables: dict[str, Any] = field(default_factory=dict)
-
-    def metric(self, name: str, value: float, step: int | None = None) -> None:
-        """Remember a number.
-
-        Args:
-            name: name of the metric.
-            value: its value.
-            step: training step or epoch; left out if there is only one value.
-        """
-        self.metrics.append((name, float(value), step or 0, _now()))
-
-    def figure(self, path: str | Path) -> None:
-        """Remember a figure.
-
-        Args:
-            path: its file, which must still be there when the stage ends.
-        """
-        self.artifact(path, "figures")
-
-    def artifact(self, path: str | Path, folder: str = "") -> None:
-        """Remember a file.
-
-        Args:
-            path: the file, which must still be there when the stage ends.
-            folder: folder of the run's artifacts to put it in.
-        """
-        self.files.append((Path(path), folder))
-
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Remember a table, as the artifact ``tables/NAME.json``.
-
-        Args:
-            name: name of the table.
-            rows: JSON-able rows.
-        """
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        data = [[row.get(column) for column in columns] for row in rows]
-        self.tables[f"tables/{name}.json"] = {"columns": columns, "data": data}
 
 
 @dataclass
@@ -88,7 +40,7 @@ class Inputs:
     deps: dict[str, str] = field(default_factory=dict)
     key: str = ""
     finished: bool = False
-    started: int = field(default_factory=lambda: _now())
+    started: int = field(default_factory=lambda: now())
 
 
 @contextlib.contextmanager
@@ -182,7 +134,7 @@ def _record(name: str, inputs: Inputs, outs: dict[str, str]) -> dict[str, Any]:
         "stage": name,
         "host": platform.node(),
         "started": inputs.started,
-        "seconds": round((_now() - inputs.started) / 1000, 3),
+        "seconds": round((now() - inputs.started) / 1000, 3),
     }
     if inputs.stage is None:
         return record
@@ -248,8 +200,3 @@ def _tolerant(strict: bool | None = None) -> Iterator[None]:
 
 def _receipt(root: Path, name: str) -> Path:
     return root / RECEIPTS / f"{name}.json"
-
-
-def _now() -> int:
-    """Return the time in ms since 1970, as MLflow counts it."""
-    return time.time_ns() // 1_000_000

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pistole.lineage.tracking import StageRun
+    from pistole.lineage.record import StageRun
 
 PATIENCE = 600  # seconds to write a run; a database may be locked by other stages
 
@@ -73,10 +73,31 @@ class Writer:
         self._process.communicate()
 
 
+class _Absent:
+    """Hides what mlflow imports if it is installed and a client needs nothing of: half its time."""
+
+    names = frozenset({"matplotlib", "pandas", "scipy", "sklearn"})
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Refuse the hidden packages and leave all others to the finders after this one.
+
+        Args:
+            name: the module that is imported.
+            path: not used.
+            target: not used.
+
+        Raises:
+            ModuleNotFoundError: the module is one of the hidden packages.
+        """
+        if name in self.names:
+            raise ModuleNotFoundError(f"{name} is left out of this process", name=name)
+
+
 def main() -> None:
     """Import mlflow and open the store, wait for a request, and answer it."""
+    sys.meta_path.insert(0, _Absent())
+    from pistole.lineage.record import StageRun
     from pistole.lineage.store import open_store, write_run
-    from pistole.lineage.tracking import StageRun
 
     with contextlib.suppress(Exception):  # whoever writes will meet it again and can tell it
         open_store(sys.argv[1])

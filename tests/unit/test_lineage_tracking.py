@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from pistole.errors import UserError
 from pistole.lineage import store, tracking
 from pistole.lineage.hashing import run_key
+from pistole.lineage.record import StageRun
 from pistole.lineage.tracking import stage_run, tracking_uri
 from pistole.lineage.writer import Writer
 
@@ -309,7 +310,7 @@ def test_long_values_become_digests_and_nested_params_leaves():
 def test_a_writer_that_cannot_write_says_why_and_one_that_is_not_asked_ends():
     writer = Writer("sqlite:////proc/nowhere/x.db")
     with pytest.raises(RuntimeError, match=r"No such file.*x\.db"):
-        writer.write(tracking.StageRun("a"), {}, {}, "FINISHED")
+        writer.write(StageRun("a"), {}, {}, "FINISHED")
     idle = Writer("sqlite:////proc/nowhere/x.db")
     idle.close()
     assert idle._process.poll() is not None
