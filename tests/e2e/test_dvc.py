@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pistole.files import load_tensors, sha256_file
-from tests.e2e.micro import ROOT, SOURCES, environment, make_project, write_micro
+from tests.e2e.micro import MICRO, ROOT, SOURCES, environment, make_project, write_micro
 
 TARGET = "merge@pistole"
 CODE = "import sys; from tests.e2e.micro import repro; sys.exit(repro(*sys.argv[1:]))"
@@ -106,6 +106,23 @@ def test_another_kappa_reruns_the_masks_and_what_is_below_them(project):
     assert "masks" in changed
     assert changed <= {"masks", "select", "merged", "params.ok"}
     assert mask_mean(project) < mean
+
+
+def test_another_test_size_trains_and_scores_nothing_again(project):
+    before = digests(project)
+    slices = MICRO["slices"] | {"test": 8}
+    changes = {"datasets": ["clutter"], "stability__kappa": 4, "slices": slices}
+    write_micro(project / "params.yaml", **changes)
+    status, ran, output = repro(project)
+    assert status == 0, output
+    assert ran[:3] == ["params", "data@clutter", "base"]
+    assert not [stage for stage in ran if re.match("finetune|vectors|stability", stage)]
+    after = digests(project)
+    changed = {name for name, digest in before.items() if after[name] != digest}
+    assert {name for name in changed if name.startswith("artifacts/data")} == {
+        f"artifacts/data/clutter/test/{file}" for file in ("images.safetensors", "index.json")
+    }
+    assert not [name for name in changed if re.search("checkpoints|vectors|stability", name)]
 
 
 def mask_mean(folder: Path) -> float:

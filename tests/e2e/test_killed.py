@@ -16,7 +16,7 @@ import torch
 from pistole.files import load_tensors, save_tensors, sha256_file
 from tests.e2e.micro import ROOT, environment, make_project
 
-STEPS = 400
+STEPS = 250
 STATE = Path(".pistole/resume/finetune-natural.safetensors")
 OUT = Path("artifacts/checkpoints/natural")
 REPRO = [sys.executable, "-m", "dvc", "repro", "finetune@natural"]
