@@ -126,7 +126,7 @@ def test_template_without_a_place_for_the_name(root):
 
 
 def test_folder_or_split_missing(root):
-    with pytest.raises(UserError, match=r"nowhere does not exist.*data\.source"):
+    with pytest.raises(UserError, match=r"nowhere does not exist.*data\.root"):
         open_task(root / "nowhere")
     with pytest.raises(UserError, match="val does not exist"):
         open_task(root).split("val")
