@@ -55,7 +55,7 @@ def beyond_lambda(
     """
     own, found = curves.get("pistole", ()), []
     for name in RIVALS:
-        line = sorted((p["clean_mean"], p["robust_mean"]) for p in curves.get(name, ()))
+        line = _best(curves.get(name, ()))
         if not line:
             continue
         gaps = [
@@ -64,15 +64,27 @@ def beyond_lambda(
             if line[0][0] <= point["clean_mean"] <= line[-1][0]
         ]
         if not gaps:
-            found.append(f"the line of {NAMES[name]} reaches none of PISTOLE's clean accuracies")
+            found.append(
+                f"the best points of {NAMES[name]} reach none of PISTOLE's clean accuracies"
+            )
             continue
         above = sum(gap > SAME for gap in gaps)
         mean = sum(gaps) / len(gaps)
         found.append(
-            f"against {NAMES[name]} at equal clean accuracy, {above} of {len(gaps)} points of "
-            f"PISTOLE's line lie higher, by {signed(mean)} robust points on average"
+            f"against the best points of {NAMES[name]} at equal clean accuracy, {above} of "
+            f"{len(gaps)} points of PISTOLE's line lie higher, by {signed(mean)} robust points on "
+            "average"
         )
     return found
+
+
+def _best(curve: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
+    """Points that no other point beats, by clean accuracy: what a user of the curve would choose."""
+    kept: list[tuple[float, float]] = []
+    for clean, robust in sorted(((p["clean_mean"], p["robust_mean"]) for p in curve), reverse=True):
+        if not kept or robust > kept[-1][1]:
+            kept.append((clean, robust))
+    return kept[::-1]
 
 
 def _height(line: Sequence[tuple[float, float]], clean: float) -> float:
