@@ -79,7 +79,7 @@ def beyond_lambda(
 
 
 def _best(curve: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
-    """Points that no other point beats, by clean accuracy: what a user of the curve would choose."""
+    """Points that no other point beats, by clean accuracy: what a user would choose."""
     kept: list[tuple[float, float]] = []
     for clean, robust in sorted(((p["clean_mean"], p["robust_mean"]) for p in curve), reverse=True):
         if not kept or robust > kept[-1][1]:
