@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(abspath $(VENV))/bin
 UV     := $(BIN)/uv
-RUN    := PATH="$(BIN):$$PATH"
+RUN    := PYTHONHASHSEED=0 PATH="$(BIN):$$PATH"
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes --no-config
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev repro pretrain test lint lock schema ui clean
+.PHONY: help env env-dev repro pretrain mutate test lint lock schema ui clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -44,6 +44,10 @@ lint: env-dev    ## ruff, pyright on method/, import-linter, schema drift
 	$(RUN) lint-imports
 	$(RUN) pistole schema --check
 
+mutate: env-dev  ## mutation testing of method/ (a quarter of an hour); lists the survivors
+	$(RUN) OMP_NUM_THREADS=1 mutmut run
+	$(RUN) mutmut results
+
 pretrain: env    ## make the embedded base's weights again (half an hour) and record them
 	$(RUN) DVC_STAGE=pretrain pistole pretrain
 	$(RUN) dvc commit --force pretrain
@@ -60,4 +64,4 @@ lock: $(VENV)/.uv    ## resolve envs/*.in again into the hashed locks
 	  --annotation-style line --quiet -o $$name.txt || exit 1; done
 
 clean:           ## remove the environment and caches (artifacts stay)
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) mutants .pytest_cache .ruff_cache .hypothesis

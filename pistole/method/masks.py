@@ -1,36 +1,52 @@
 """GISM: from scores to complementary masks, with four readings of the cap (docs/method.md A.3)."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pistole.errors import UserError
+from pistole.method.layers import GRANULARITIES, gather, layers, scatter
 from pistole.method.vectors import Params, Real, require_finite, require_same_layout
 
 CAP_MODES = ("none", "score_clip", "renorm", "mask_cap", "zero_top")
 
 
-def require_mask_settings(gamma: Real, kappa: Real, q: Real, cap_mode: str) -> None:
-    """Refuse settings outside the method's definition.
+@dataclass(frozen=True)
+class MaskSettings:
+    """How scores become masks.
 
-    Args:
-        gamma: exponent on the normalised score.
-        kappa: exponent of the mask.
-        q: quantile level of the cap.
-        cap_mode: reading of the cap.
-
-    Raises:
-        UserError: gamma or q outside (0, 1], kappa negative or not finite, unknown cap_mode.
+    Attributes:
+        gamma: exponent on the normalised score, in (0, 1].
+        kappa: exponent of the mask, >= 0; 0 gives all ones.
+        q: quantile level of the cap, in (0, 1]; 1 means no cap.
+        cap_mode: reading of the cap: one of :data:`CAP_MODES`.
+        granularity: what is normalised together, see :func:`pistole.method.layers.layers`.
     """
-    if not 0 < gamma <= 1:
-        raise UserError(f"gamma is {gamma}: give a number in (0, 1]")
-    if not 0 <= kappa < math.inf:
-        raise UserError(f"kappa is {kappa}: give a number >= 0")
-    if not 0 < q <= 1:
-        raise UserError(f"q is {q}: give a quantile level in (0, 1]; 1 means no cap")
-    if cap_mode not in CAP_MODES:
-        raise UserError(f"cap_mode is {cap_mode!r}: choose one of {', '.join(CAP_MODES)}")
+
+    gamma: Real
+    kappa: Real
+    q: Real
+    cap_mode: str
+    granularity: str = "tensor"
+
+    def __post_init__(self) -> None:
+        """Refuse settings outside the method's definition.
+
+        Raises:
+            UserError: a value is out of its range, or a name is unknown.
+        """
+        if not 0 < self.gamma <= 1:
+            raise UserError(f"gamma is {self.gamma}: give a number in (0, 1]")
+        if not 0 <= self.kappa < math.inf:
+            raise UserError(f"kappa is {self.kappa}: give a number >= 0")
+        if not 0 < self.q <= 1:
+            raise UserError(f"q is {self.q}: give a quantile level in (0, 1]; 1 means no cap")
+        for name, known in (("cap_mode", CAP_MODES), ("granularity", GRANULARITIES)):
+            if getattr(self, name) not in known:
+                given = getattr(self, name)
+                raise UserError(f"{name} is {given!r}: choose one of {', '.join(known)}")
 
 
 def quantile(values: Tensor, q: Real) -> float:
@@ -91,65 +107,66 @@ def normalise_scores(scores: Tensor, *, gamma: Real, q: Real = 1, cap_mode: str 
     return normalised
 
 
-def stability_mask(scores: Tensor, *, gamma: Real, kappa: Real, q: Real, cap_mode: str) -> Tensor:
+def stability_mask(scores: Tensor, settings: MaskSettings) -> Tensor:
     """Suppress what the other objective is sensitive to: M = (1 - g~)^kappa (docs/method.md A.3.3).
 
     Args:
         scores: s >= 0 of the *other* objective, any shape; one layer.
-        gamma: exponent of the normalisation, in (0, 1].
-        kappa: exponent of the mask, >= 0; 0 gives all ones.
-        q: quantile level of the cap, in (0, 1].
-        cap_mode: as in :func:`normalise_scores`; ``mask_cap`` (R3) clips M at Q_q(M).
+        settings: exponents and cap; ``mask_cap`` (R3) clips M at Q_q(M).
 
     Returns:
         M in [0, 1], the shape of ``scores``; all ones for a layer without gradient.
 
     Raises:
-        UserError: a setting is out of range, or a score is negative or not finite.
+        UserError: a score is negative or not finite.
     """
-    require_mask_settings(gamma, kappa, q, cap_mode)
     if not (torch.isfinite(scores) & (scores >= 0)).all():
         raise UserError("a stability score is negative or not finite: run stage stability again")
-    mask = (1 - normalise_scores(scores, gamma=gamma, q=q, cap_mode=cap_mode)) ** kappa
-    if cap_mode == "mask_cap" and mask.numel():
-        mask = mask.clamp(max=quantile(mask, q))
+    normalised = normalise_scores(
+        scores, gamma=settings.gamma, q=settings.q, cap_mode=settings.cap_mode
+    )
+    mask = (1 - normalised) ** settings.kappa
+    if settings.cap_mode == "mask_cap" and mask.numel():
+        mask = mask.clamp(max=quantile(mask, settings.q))
     return mask
 
 
+def masks_from_scores(scores: Params, settings: MaskSettings) -> Params:
+    """Make the mask of every layer (docs/method.md A.2, A.3).
+
+    Args:
+        scores: s >= 0 of the *other* objective.
+        settings: exponents, cap and granularity.
+
+    Returns:
+        M with the names and shapes of ``scores``.
+
+    Raises:
+        UserError: a score is negative or not finite.
+    """
+    masks = {name: torch.empty_like(value) for name, value in scores.items()}
+    for parts in layers(scores, settings.granularity).values():
+        scatter(stability_mask(gather(scores, parts), settings), parts, masks)
+    return masks
+
+
 def complementary_masks(
-    scores_nat: Params,
-    scores_rob: Params,
-    *,
-    gamma: Real,
-    kappa: Real,
-    q: Real,
-    cap_mode: str,
+    scores_nat: Params, scores_rob: Params, settings: MaskSettings
 ) -> tuple[Params, Params]:
     """Mask each task vector where the other objective is sensitive (docs/method.md A.3.3).
 
     Args:
         scores_nat: sensitivity of the natural loss.
         scores_rob: sensitivity of the robust loss, same names and shapes.
-        gamma: in (0, 1].
-        kappa: >= 0.
-        q: in (0, 1].
-        cap_mode: ``none``, ``score_clip``, ``renorm``, ``mask_cap`` or ``zero_top``.
+        settings: exponents, cap and granularity.
 
     Returns:
         M_nat, made from scores_rob, and M_rob, made from scores_nat.
     """
-    require_mask_settings(gamma, kappa, q, cap_mode)
     require_same_layout(scores_nat, scores_rob, "robust scores")
     require_finite(scores_nat, "natural scores")
     require_finite(scores_rob, "robust scores")
-    m_nat, m_rob = (
-        {
-            name: stability_mask(value, gamma=gamma, kappa=kappa, q=q, cap_mode=cap_mode)
-            for name, value in scores.items()
-        }
-        for scores in (scores_rob, scores_nat)
-    )
-    return m_nat, m_rob
+    return masks_from_scores(scores_rob, settings), masks_from_scores(scores_nat, settings)
 
 
 def mask_statistics(masks: Params, tau: Params) -> dict[str, dict[str, float]]:

@@ -1,62 +1,129 @@
-"""APT: gradients along a normalised ascent path in parameter space (docs/method.md A.4)."""
+"""APT: gradients along a normalised ascent path in parameter space (docs/method.md A.4).
+
+Memory is what limits this for large models, so nothing is kept that a step can give up: the scores
+of the first point leave before the path goes on, and the sums of the calibration halves live where
+the caller says, which may be a file.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from pistole.errors import UserError
 from pistole.method.ball import group_norm, groups, require_radius
-from pistole.method.vectors import Params, Real, require_finite, require_same_layout
+from pistole.method.scores import Micro, accumulate, magnitude, require_statistic
+from pistole.method.vectors import Params, Real, require_finite
 
 VARIANTS = ("gism", "gism_pci", "gism_apt", "pistole")
 TINY = 1e-12
 
-Triple = tuple[Params, Params, Params]
+
+@runtime_checkable
+class PointGradients(Protocol):
+    """Gradients of the loss at one point of the path."""
+
+    def micro(self, half: int, weighted: bool) -> Micro:
+        """Yield the gradients of one half of the calibration images, micro-batch by micro-batch.
+
+        Args:
+            half: 0 or 1; the halves are disjoint and of equal size.
+            weighted: by PCI weights that were normalised over both halves, or not at all.
+
+        Returns:
+            Number of images and the mean of their gradients, per micro-batch.
+        """
+        ...
 
 
 @dataclass(frozen=True)
-class StepGradients:
-    """Mean gradients of the loss over two disjoint calibration halves of equal size.
+class VariantScores:
+    """The score of one variant.
 
     Attributes:
-        plain: unweighted, one per half; the gradient of the whole set is their mean.
-        weighted: weighted by PCI weights that were normalised over the whole set.
+        variant: one of :data:`VARIANTS`.
+        scores: per coordinate, from the whole calibration set.
+        halves: the same score from each half alone, on the same trajectory.
     """
 
-    plain: tuple[Params, Params]
-    weighted: tuple[Params, Params]
+    variant: str
+    scores: Params
+    halves: tuple[Params, Params]
 
 
-@dataclass(frozen=True)
-class PathScores:
-    """Scores of all variants from one trajectory.
+def zeros_like(params: Params) -> Params:
+    """Return zeros of the same names, shapes, dtype and device.
 
-    Attributes:
-        scores: variant -> score per coordinate, from the whole calibration set.
-        halves: variant -> the same score from each half alone, on the same trajectory.
+    Args:
+        params: name -> tensor.
+
+    Returns:
+        New tensors.
     """
+    return {name: torch.zeros_like(value) for name, value in params.items()}
 
-    scores: dict[str, Params]
-    halves: dict[str, tuple[Params, Params]]
+
+class _Accumulator:
+    """Running sum over the path of one score and of the same score from each half."""
+
+    def __init__(self, like: Params, allocate: Callable[[Params], Params]) -> None:
+        self.full = zeros_like(like)
+        self.halves = (allocate(like), allocate(like))
+
+    def add(self, point: PointGradients, weighted: bool, statistic: str) -> Params | None:
+        """Add one point; return the mean gradient where the unweighted path needs it."""
+        signed = zeros_like(self.full) if not weighted and statistic != "abs_mean" else None
+        totals, images = [], 0
+        for half, store in enumerate(self.halves):
+            total = zeros_like(self.full)
+            count = accumulate(point.micro(half, weighted), statistic, total, signed)
+            images += count
+            for name, value in total.items():
+                store[name] += magnitude(value, count, statistic).to(store[name].device)
+            totals.append(total)
+        both, second = totals
+        for name, value in both.items():
+            value += second.pop(name)
+            self.full[name] += magnitude(value, images, statistic)
+        if weighted:
+            return None
+        return _scaled(both if signed is None else signed, 1 / images)
+
+    def scores(self, variant: str) -> VariantScores:
+        """Return the sums under a variant's name; they are not copied."""
+        return VariantScores(variant, self.full, self.halves)
+
+    def divide(self, steps: int) -> None:
+        """Turn sums over the path into means."""
+        for part in (self.full, *self.halves):
+            _scaled(part, 1 / steps)
+
+
+def _scaled(params: Params, factor: float) -> Params:
+    for value in params.values():
+        value *= factor
+    return params
 
 
 def trajectory_scores(
     theta_s: Params,
-    gradients: Callable[[int, Params], StepGradients],
+    gradients: Callable[[int, Params], PointGradients],
     *,
     steps: int,
     eta: Real,
     beta: Real | None = None,
     ball: str = "layer",
     perturb_1d: bool = False,
-) -> PathScores:
+    statistic: str = "abs_mean",
+    allocate: Callable[[Params], Params] = zeros_like,
+) -> Iterator[VariantScores]:
     """Walk uphill from theta_s and accumulate gradient magnitudes (docs/method.md A.3.1, A.4).
 
-    ``gism`` is |G| at theta_s, ``gism_pci`` its PCI-weighted form; ``gism_apt`` and ``pistole``
-    are their means over the steps. The magnitude is taken after the mean over samples and before
-    the sum over steps: signed sums could cancel, and then a coordinate that matters on the way
-    would go unmasked. The path climbs the unweighted loss of the whole set.
+    ``gism`` is the score at theta_s, ``gism_pci`` its PCI-weighted form; ``gism_apt`` and
+    ``pistole`` are their means over the steps. The magnitude is taken after the mean over samples
+    and before the sum over steps: signed sums could cancel, and then a coordinate that matters on
+    the way would go unmasked. The path climbs the unweighted loss of the whole set.
 
     Args:
         theta_s: parameters of the source, where the path starts.
@@ -66,54 +133,42 @@ def trajectory_scores(
         beta: ascent step over the norm of theta_s; None means 2 eta / K.
         ball: ``layer`` or ``global``.
         perturb_1d: whether tensors of fewer than 2 dimensions move.
+        statistic: ``abs_mean``, ``mean_abs`` or ``rms``.
+        allocate: makes zeros for the sums of a half: on the CPU or in a file, to spare memory.
 
-    Returns:
-        Scores >= 0 with the names and shapes of theta_s.
+    Yields:
+        The four variants in turn. The tensors are working memory: write or copy them before the
+        next one is asked for.
 
     Raises:
-        UserError: steps < 1, eta or beta not positive, unknown ball, or gradients that are not
-            finite or of another layout.
+        UserError: steps < 1, eta or beta not positive, unknown ball or statistic, or gradients
+            that are not finite or of another layout.
     """
     if steps < 1:
         raise UserError(f"K is {steps}: the trajectory needs at least 1 point")
     require_radius(eta)
+    require_statistic(statistic)
     beta = 2 * eta / steps if beta is None else beta
     if not 0 < beta < float("inf"):
         raise UserError(f"beta is {beta}: give the relative ascent step, a number above 0")
     require_finite(theta_s, "source")
-    walk = _walk(theta_s, gradients, steps, eta=eta, beta=beta, ball=ball, perturb_1d=perturb_1d)
-    first = path = next(walk)
-    for here in walk:
-        path = (_add(path[0], here[0]), _add(path[1], here[1]))
-    mean = (_divide(path[0], steps), _divide(path[1], steps))
-    triples = dict(zip(VARIANTS, (*first, *mean), strict=True))
-    return PathScores(
-        scores={variant: triple[0] for variant, triple in triples.items()},
-        halves={variant: triple[1:] for variant, triple in triples.items()},
-    )
-
-
-def _walk(
-    theta_s: Params,
-    gradients: Callable[[int, Params], StepGradients],
-    steps: int,
-    *,
-    eta: Real,
-    beta: Real,
-    ball: str,
-    perturb_1d: bool,
-) -> Iterator[tuple[Triple, Triple]]:
-    """Yield the plain and the weighted magnitudes at every point of the path."""
+    plain, weighted = (_Accumulator(theta_s, allocate) for _ in range(2))
     theta = theta_s
     for step in range(steps):
-        found = gradients(step, theta)
-        _check(theta_s, found, step)
-        yield _magnitudes(found.plain), _magnitudes(found.weighted)
-        if step + 1 < steps:
-            uphill = _mean(*found.plain)
+        point = gradients(step, theta)
+        weighted.add(point, True, statistic)
+        uphill = plain.add(point, False, statistic)
+        if step == 0:
+            yield plain.scores("gism")
+            yield weighted.scores("gism_pci")
+        if step + 1 < steps and uphill is not None:
             theta = ascend_and_project(
                 theta, theta_s, uphill, eta=eta, beta=beta, ball=ball, perturb_1d=perturb_1d
             )
+        del uphill  # before the next point needs the room
+    for part, variant in ((plain, "gism_apt"), (weighted, "pistole")):
+        part.divide(steps)
+        yield part.scores(variant)
 
 
 def ascend_and_project(
@@ -152,33 +207,3 @@ def ascend_and_project(
         shrink = min(1.0, eta * norm / length) if length else 1.0
         following |= {name: theta_s[name] + shrink * offset[name] for name in names}
     return following
-
-
-def _check(theta_s: Params, found: StepGradients, step: int) -> None:
-    for half in (*found.plain, *found.weighted):
-        require_same_layout(theta_s, half, f"gradient of step {step}")
-        require_finite(half, f"gradient of step {step}")
-
-
-def _mean(first: Params, second: Params) -> Params:
-    return {name: (first[name] + second[name]) / 2 for name in first}
-
-
-def _magnitudes(halves: tuple[Params, Params]) -> Triple:
-    full, first, second = (
-        {name: torch.abs(value) for name, value in part.items()}
-        for part in (_mean(*halves), *halves)
-    )
-    return full, first, second
-
-
-def _add(left: Triple, right: Triple) -> Triple:
-    full, first, second = (
-        {name: a[name] + b[name] for name in a} for a, b in zip(left, right, strict=True)
-    )
-    return full, first, second
-
-
-def _divide(triple: Triple, steps: int) -> Triple:
-    full, first, second = ({name: value / steps for name, value in part.items()} for part in triple)
-    return full, first, second

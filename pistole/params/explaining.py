@@ -174,5 +174,7 @@ def _shown(value: Any, valid: str) -> str:
     if value is _Absent:
         return ""
     if "fraction a/b" in valid:
-        return f"{255 * value:g}/255"
+        many = value if isinstance(value, list) else [value]
+        text = ", ".join(f"{255 * one:g}/255" for one in many)
+        return f"[{text}]" if isinstance(value, list) else text
     return value if isinstance(value, str) else json.dumps(value)

@@ -6,8 +6,24 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-Method = Literal["wise_ft", "vanilla", "pistole"]
-Model = Literal["base", "natural", "robust", "wise_ft", "vanilla", "pistole"]
+Method = Literal[
+    "wise_ft",
+    "vanilla",
+    "gism",
+    "gism_pci",
+    "gism_apt",
+    "pistole",
+    "wise_ft_matched",
+    "uniform_shrink",
+    "permuted_mask_1",
+    "permuted_mask_2",
+    "permuted_mask_3",
+    "self_mask",
+    "magnitude_mask",
+    "random_score",
+    "zero_nat",
+]
+Model = Literal["base", "natural", "robust", Method]
 METHODS: tuple[str, ...] = get_args(Method)
 _FRACTION = r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$"
 MANY = 10_000_000
@@ -74,10 +90,16 @@ Grid = Annotated[tuple[Unit, ...], Sequence, AfterValidator(_rising)]
 Kappas = Annotated[
     tuple[Annotated[float, Field(ge=0, le=1000)], ...], Sequence, AfterValidator(_rising)
 ]
+Share = Annotated[float, Field(gt=0, le=1)]
+Gammas = Annotated[tuple[Share, ...], Sequence, AfterValidator(_rising)]
+Quantiles = Annotated[tuple[Share, ...], Sequence, AfterValidator(_rising)]
+Epsilons = Annotated[tuple[Fraction, ...], Sequence, AfterValidator(_rising)]
 Radii = Annotated[tuple[Positive, ...], Sequence, AfterValidator(_rising)]
 Mean = Annotated[tuple[Unit, Unit, Unit], Field(strict=False)]
 Deviation = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
 Lambda = Literal["selected"] | Unit
 Objective = Literal["erm", "tecoa"]
 Start = Literal["gaussian_0.001", "uniform_eps", "zero"]
+CapMode = Literal["none", "score_clip", "renorm", "mask_cap", "zero_top"]
+CapModes = Annotated[tuple[CapMode, ...], Sequence, AfterValidator(_unique)]
 Variant = Literal["gism", "gism_pci", "gism_apt", "pistole"]

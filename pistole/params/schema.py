@@ -12,8 +12,12 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pistole.params.fields import (
     MANY,
     METHODS,
+    CapMode,
+    CapModes,
     Deviation,
+    Epsilons,
     Fraction,
+    Gammas,
     Grid,
     Kappas,
     Lambda,
@@ -22,6 +26,7 @@ from pistole.params.fields import (
     Model,
     Names,
     Objective,
+    Quantiles,
     Radii,
     Start,
     Variant,
@@ -150,13 +155,18 @@ class Stability(_Section):
     regen_adv: bool = key("make the adversarial images again at every point")
     perturb_1d: bool = key("also move biases and norm gains")
     pci: Pci = key("sample weights")
+    score_stat: Literal["abs_mean", "mean_abs", "rms"] = key(
+        "how gradients become a score: |mean g|, mean |g| or sqrt(mean g^2)"
+    )
+    microbatch: int = key("images per gradient of mean_abs", "images", ge=1, le=100_000)
     batch_size: int = key("images per batch (memory only)", "images", ge=1, le=100_000)
     variant: Variant = key("score whose mask the merge uses")
     gamma: float = key("exponent on the normalised score", "1", gt=0, le=1)
     kappa: float = key("exponent of the mask: how hard it suppresses", "1", ge=0, le=1000)
     q: float = key("quantile level of the cap; 1 = no cap", "fraction", gt=0, le=1)
-    cap_mode: Literal["none", "score_clip", "renorm", "mask_cap", "zero_top"] = key(
-        "what the cap does (docs/method.md A.3)"
+    cap_mode: CapMode = key("what the cap does (docs/method.md A.3)")
+    granularity: Literal["tensor", "qkv", "block", "global"] = key(
+        "what is normalised and capped together"
     )
 
 
@@ -176,30 +186,71 @@ class Select(_Section):
 class Frontier(_Section):
     """Clean against robust accuracy over lambda."""
 
+    methods: Methods = key("methods whose curve is measured; part of methods")
     grid: Grid = key("values of lambda on the curve", "1")
     images: int = key("test images per task", "images", ge=1, le=MANY)
 
 
 class Interference(_Section):
-    """The contraction check (docs/method.md A.6)."""
+    """The contraction check (docs/method.md A.6, E.1)."""
 
     kappas: Kappas = key("values of kappa", "1")
+    gammas: Gammas = key("values of gamma", "1")
+    qs: Quantiles = key("quantile levels of the cap", "fraction")
+    cap_modes: CapModes = key("readings of the cap")
+    lambdas: Grid = key("values of lambda", "1")
+    resamples: int = key("bootstrap resamples of the images", "resamples", ge=2, le=10_000)
 
 
 class PciTrace(_Section):
-    """PCI against the Hutchinson trace (docs/method.md A.5.3)."""
+    """PCI against the Hutchinson trace (docs/method.md A.5.3, E.2)."""
 
-    samples: int = key("images", "images", ge=1, le=MANY)
+    samples: int = key("images", "images", ge=3, le=MANY)
     etas: Radii = key("relative radii of the perturbation", "fraction of ||theta||")
     pairs: int = key("antithetic pairs per image", "pairs", ge=1, le=4096)
     probes: int = key("Hutchinson probes", "probes", ge=1, le=4096)
 
 
+class MergePath(_Section):
+    """Curvature of both losses along the merge path (docs/method.md E.3)."""
+
+    methods: Methods = key("methods whose path is followed; part of methods")
+    samples: int = key("images", "images", ge=1, le=MANY)
+    lambdas: Grid = key("values of lambda on the path", "1")
+    probes: int = key("Hutchinson probes", "probes", ge=1, le=4096)
+    iterations: int = key("power iterations", "iterations", ge=1, le=10_000)
+    pairs: int = key("antithetic pairs of the average-case sharpness", "pairs", ge=1, le=4096)
+
+
+class Agreement(_Section):
+    """Agreement of the two gradients over the attack radius (docs/method.md E.4)."""
+
+    radii: Epsilons = key("attack radii", "pixel range")
+
+
+class LinearFrontier(_Section):
+    """How far each frontier bends from a straight line (docs/method.md E.5)."""
+
+    resamples: int = key("bootstrap resamples of the images", "resamples", ge=2, le=1_000_000)
+
+
+class ConflictMap(_Section):
+    """Which heads and layers the two losses pull apart (docs/method.md E.6)."""
+
+    samples: int = key("images", "images", ge=2, le=MANY)
+    repeats: int = key("disjoint parts of the images whose maps are compared", "parts", ge=2, le=64)
+    top: float = key("share of heads that counts as the top", "fraction", gt=0, le=1)
+
+
 class Theory(_Section):
-    """The checks of the paper's two theorems."""
+    """The checks of the paper's theorems and claims."""
 
     interference: Interference = key("interference contraction")
     pci_trace: PciTrace = key("PCI as a curvature estimate")
+    merge_path: MergePath = key("curvature along the merge path")
+    agreement: Agreement = key("gradient agreement over the attack radius")
+    linear_frontier: LinearFrontier = key("the claim that vanilla frontiers are straight")
+    conflict_map: ConflictMap = key("conflict of heads and layers")
 
 
 class Report(_Section):
@@ -265,6 +316,14 @@ def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
         without = [name for name in models if name in METHODS and name not in methods]
         remedy = "is not in methods: add it there or drop the row"
         found += [(f"models.{name}", f"{name} {remedy}") for name in without]
+        for place, section in (
+            ("frontier", _mapping(raw.get("frontier"))),
+            ("theory.merge_path", _mapping(_mapping(raw.get("theory")).get("merge_path"))),
+        ):
+            listed = section.get("methods")
+            for name in listed if isinstance(listed, list | tuple) else ():
+                if name in METHODS and name not in (*methods, "pistole"):
+                    found.append((f"{place}.methods", f"{name} is not in methods: add it there"))
     return found
 
 

@@ -12,10 +12,23 @@ from matplotlib.figure import Figure
 # Okabe and Ito's palette.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY = "#AA4499", "#56B4E9", "#555555"
+PINK, BROWN = "#CC79A7", "#7A5C2E"
 COLOURS = {
     "wise_ft": ORANGE,
     "vanilla": BLUE,
+    "gism": SKY,
+    "gism_pci": PINK,
+    "gism_apt": BROWN,
     "pistole": VERMILION,
+    "wise_ft_matched": "#A67C00",
+    "uniform_shrink": "#777777",
+    "permuted_mask_1": "#999999",
+    "permuted_mask_2": "#999999",
+    "permuted_mask_3": "#999999",
+    "self_mask": "#6A7A2B",
+    "magnitude_mask": "#3D7A7A",
+    "random_score": "#B0A0C0",
+    "zero_nat": "#444444",
     "base": "#111111",
     "natural": GREEN,
     "robust": PURPLE,
@@ -23,7 +36,19 @@ COLOURS = {
 MARKERS = {
     "wise_ft": "s",
     "vanilla": "o",
+    "gism": "X",
+    "gism_pci": "*",
+    "gism_apt": "h",
     "pistole": "D",
+    "wise_ft_matched": "p",
+    "uniform_shrink": "d",
+    "permuted_mask_1": "1",
+    "permuted_mask_2": "2",
+    "permuted_mask_3": "3",
+    "self_mask": "<",
+    "magnitude_mask": ">",
+    "random_score": "x",
+    "zero_nat": "+",
     "base": "P",
     "natural": "^",
     "robust": "v",

@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 from pistole.errors import UserError
 from pistole.files import read_json
 from pistole.params import Params
-from pistole.report.tables import in_order
+from pistole.report.tables import CHECKS, in_order
 
 SOURCES = ("natural", "robust")
-CHECKS = ("interference", "pci_trace")
 Row = dict[str, Any]
 
 
@@ -42,12 +41,13 @@ class Results:
         outcomes: task -> bool ``[images, models, 2]``: right when clean, right under attack.
         anchors: model -> clean and robust mean, measured as the frontier's curves are.
         frontier: method -> its curve.
-        theory: check -> its record.
+        theory: check -> its record, of the checks that were run.
         lambdas: method -> lambda chosen on held-out images.
         select: rows of the choice.
         recipes: method -> recipe of the merge.
         sources: source -> record of its training and its curve.
         stability: source -> summary of its scores.
+        masks: rows of the masks' statistics: variant, source, layer, numbers.
     """
 
     models: dict[str, dict[str, Any]]
@@ -60,6 +60,7 @@ class Results:
     recipes: dict[str, dict[str, Any]]
     sources: dict[str, Recorded]
     stability: dict[str, dict[str, Any]]
+    masks: list[Row]
 
 
 def read_results(params: Params, artifacts: Path) -> Results:
@@ -83,7 +84,9 @@ def read_results(params: Params, artifacts: Path) -> Results:
         models[name] = _record(folder / "summary.json", stage)
         tables[name] = pq.read_table(_present(folder / "outcomes.parquet", stage))
     _same_questions(models, tables, params.datasets)
-    frontier = {m: _frontier(artifacts / "frontier" / m, f"frontier@{m}") for m in params.methods}
+    frontier = {
+        m: _frontier(artifacts / "frontier" / m, f"frontier@{m}") for m in params.frontier.methods
+    }
     curve = next(iter(frontier.values()))
     return Results(
         models=models,
@@ -98,8 +101,9 @@ def read_results(params: Params, artifacts: Path) -> Results:
         theory={
             check: _recorded(artifacts / "theory" / check, "table.csv", f"theory@{check}")
             for check in CHECKS
+            if (artifacts / "theory" / check).is_dir()
         },
-        lambdas=_record(artifacts / "select" / "lambda.json", "select"),
+        lambdas=in_order(_record(artifacts / "select" / "lambda.json", "select")),
         select=_rows(artifacts / "select" / "grid.csv", "select"),
         recipes={
             m: _record(artifacts / "merged" / m / "recipe.json", f"merge@{m}")
@@ -110,6 +114,7 @@ def read_results(params: Params, artifacts: Path) -> Results:
             s: _record(artifacts / "stability" / s / "summary.json", f"stability@{s}")
             for s in SOURCES
         },
+        masks=_rows(artifacts / "masks" / "statistics.csv", "masks"),
     )
 
 

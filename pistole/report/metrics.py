@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 
 from pistole.params import Params
+from pistole.report.caveats import caution
+from pistole.report.controls import REFERENCE, ablation, comparisons, controls
 from pistole.report.inputs import Results
-from pistole.report.statistics import Interval, estimates, wilson
+from pistole.report.statistics import Interval, Measured, Paired, compare, wilson
+from pistole.report.tables import POOL, told
 
-REFERENCE = "pistole"
 Metrics = dict[str, Any]
 
 
@@ -23,16 +25,14 @@ def build_metrics(params: Params, results: Results) -> Metrics:
         The content of ``report/metrics.json``; ``differences`` holds PISTOLE minus the model.
     """
     names = list(results.models)
-    own, leads = estimates(
-        names,
-        results.outcomes,
-        resamples=params.report.bootstrap,
-        seed=params.seed,
-        reference=REFERENCE,
-    )
+    paired = compare(names, results.outcomes, resamples=params.report.bootstrap, seed=params.seed)
+    models = {name: _model(results, i, name, paired.mean([name])) for i, name in enumerate(names)}
+    sections = _sections(params, results, paired, models)
     return {
         "profile": params.profile,
-        "models": {name: _model(results, i, name, own[name]) for i, name in enumerate(names)},
+        "models": models,
+        **sections,
+        "caution": caution(comparisons(list(sections.values()))),
         "frontier": {
             method: [
                 {key: row[key] for key in ("lambda", "clean_mean", "robust_mean")}
@@ -43,9 +43,22 @@ def build_metrics(params: Params, results: Results) -> Metrics:
         "theory": {check: record.summary for check, record in results.theory.items()},
         "select": {"lambda": results.lambdas, "grid": results.select},
         "differences": {
-            name: {key: {"value": lead.value, "ci95": _ends(lead)} for key, lead in parts.items()}
-            for name, parts in leads.items()
+            name: {key: told(lead) for key, lead in paired.lead([REFERENCE], [name]).items()}
+            for name in names
+            if REFERENCE in names and name != REFERENCE
         },
+    }
+
+
+def _sections(
+    params: Params, results: Results, paired: Paired, models: dict[str, Any]
+) -> dict[str, Any]:
+    images = sum(len(rows) for rows in results.outcomes.values())
+    variant = results.models.get(REFERENCE, {}).get("lineage", {}).get("variant")
+    chosen = params.merge.lambda_ == "selected"
+    return {
+        "ablation": ablation(paired, models, images, variant),
+        "controls": controls(paired, models, images, chosen=chosen),
     }
 
 
@@ -65,6 +78,13 @@ def flat_metrics(metrics: Metrics) -> dict[str, float]:
     }
     for name, parts in metrics["differences"].items():
         flat[f"{REFERENCE}_minus/{name}"] = parts["sum"]["value"]
+    pooled, split = (metrics["controls"][key] for key in ("pooled", "split"))
+    if pooled and pooled["difference"]:
+        flat[f"{REFERENCE}_minus/{POOL}"] = pooled["difference"]["sum"]["value"]
+    for step in metrics["ablation"]["steps"]:
+        flat[f"step/{step['from']}_to_{step['to']}"] = step["sum"]["value"]
+    for name, part in (split["shares"] if split else {}).items():
+        flat[f"share_of_gain/{name}"] = part["share"]["value"]
     return flat
 
 
@@ -72,7 +92,7 @@ def _ends(interval: Interval) -> list[float]:
     return [interval.low, interval.high]
 
 
-def _model(results: Results, position: int, name: str, own: dict[str, Interval]) -> dict[str, Any]:
+def _model(results: Results, position: int, name: str, own: Measured) -> dict[str, Any]:
     """One model's entry; means have bootstrap intervals, single tasks have Wilson's."""
     summary = results.models[name]
     entry: dict[str, Any] = {key: interval.value for key, interval in own.items()}

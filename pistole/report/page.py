@@ -2,34 +2,36 @@
 
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pistole.params import Params
-from pistole.report import words
-from pistole.report.inputs import Recorded, Results
+from pistole.report import figures, theory, words
+from pistole.report.inputs import SOURCES, Results, Row
+from pistole.report.rows import comparison_groups, missing
 from pistole.report.statistics import LEVEL, MEASURES
-from pistole.report.tables import cell, label, leads, points, signed, task_cell
+from pistole.report.tables import (
+    CHECKS,
+    CONTROLS,
+    MAIN,
+    cell,
+    label,
+    leads,
+    points,
+    signed,
+    some,
+    task_cell,
+)
+from pistole.report.values import flatten, number
 
 TEMPLATES = Path(__file__).parent / "templates"
-TITLES = {
-    "interference": "Interference contraction (Theorem 1)",
-    "pci_trace": "PCI against the Hessian trace (Theorem 2)",
-}
-ALTERNATIVES = {
-    "frontier": "Robust against clean accuracy over lambda, one line per merging method",
-    "interference": "Share of the interference envelope that the masks leave, over kappa",
-    "pci_trace": "Measured PCI against the value predicted by the Hessian trace",
-    "training": "Training loss of the two sources over steps",
-}
 
 
 def render(
-    params: Params, results: Results, metrics: dict[str, Any], figures: Mapping[str, str]
+    params: Params, results: Results, metrics: dict[str, Any], drawn: Mapping[str, str]
 ) -> str:
     """Write the page.
 
@@ -37,7 +39,7 @@ def render(
         params: shown in full.
         results: what the stages wrote.
         metrics: content of ``report/metrics.json``.
-        figures: name -> SVG document.
+        drawn: figure -> SVG document.
 
     Returns:
         The HTML document.
@@ -51,35 +53,69 @@ def render(
         keep_trailing_newline=True,
     )
     environment.filters |= {"points": points, "signed": signed, "label": label, "number": number}
-    values = params.model_dump(by_alias=True, mode="json")
+    environment.filters["greek"] = lambda text: text.replace("lambda", "λ")
     return environment.get_template("index.html.j2").render(
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         level=f"{LEVEL:.0%}",
-        headline=words.headline(metrics, leads(metrics)),
-        metrics=metrics,
-        measures=MEASURES,
         cell=cell,
         task_cell=task_cell,
-        leads=leads(metrics),
-        tasks=list(results.outcomes),
-        images=sum(len(rows) for rows in results.outcomes.values()),
-        best={key: max(m[key] for m in metrics["models"].values()) for key in MEASURES},
-        figures={name: inline(document, name) for name, document in figures.items()},
-        frontier=_frontier_notes(results),
-        beyond_lambda=words.beyond_lambda(metrics["frontier"]),
-        checks=[_check(name, record) for name, record in results.theory.items()],
-        stability=results.stability,
-        unreliable=words.unreliable(results.stability),
-        weaknesses=words.weaknesses(values["attack"]["evaluate"]),
-        values=values,
-        eps=number(values["attack"]["eps"], "eps"),
-        attack=flatten(next(iter(results.models.values()))["attack"]),
-        notes=_notes(results),
-        lineage=[_line(name, summary) for name, summary in results.models.items()],
-        digests=_digests(results),
-        recipes=results.recipes,
-        params=flatten(values),
+        figures={name: inline(document, name) for name, document in drawn.items()},
+        **_accuracies(metrics),
+        **_checks(results),
+        **_scores(results),
+        **_circumstances(params, results),
     )
+
+
+def _accuracies(metrics: dict[str, Any]) -> dict[str, Any]:
+    main = some(metrics, MAIN)
+    return {
+        "metrics": metrics,
+        "measures": MEASURES,
+        "headline": words.headline(metrics, leads(metrics)),
+        "main": main,
+        "others": {name: m for name, m in metrics["models"].items() if name not in MAIN},
+        "best": {key: max((m[key] for m in main.values()), default=None) for key in MEASURES},
+        "leads": {name: parts for name, parts in leads(metrics).items() if name in MAIN},
+        "groups": comparison_groups(metrics),
+        "missing": missing(metrics),
+        "beyond_lambda": words.beyond_lambda(metrics["frontier"]),
+    }
+
+
+def _checks(results: Results) -> dict[str, Any]:
+    return {
+        "checks": [theory.view(name, record) for name, record in results.theory.items()],
+        "not_run": [name for name in CHECKS if name not in results.theory],
+    }
+
+
+def _scores(results: Results) -> dict[str, Any]:
+    return {
+        "stability": results.stability,
+        "unreliable": words.unreliable(results.stability),
+        "remedy": words.remedy(results.stability),
+        "masks": _masks(results.masks),
+    }
+
+
+def _circumstances(params: Params, results: Results) -> dict[str, Any]:
+    values = params.model_dump(by_alias=True, mode="json")
+    return {
+        "values": values,
+        "tasks": list(results.outcomes),
+        "images": sum(len(rows) for rows in results.outcomes.values()),
+        "eps": number(values["attack"]["eps"], "eps"),
+        "attack": flatten(next(iter(results.models.values()))["attack"]),
+        "weaknesses": words.weaknesses(values["attack"]["evaluate"]),
+        "notes": _notes(results),
+        "frontier": _frontier_notes(results),
+        "selected": {n: lam for n, lam in results.lambdas.items() if n not in CONTROLS},
+        "lineage": [_line(name, summary) for name, summary in results.models.items()],
+        "digests": _digests(results),
+        "vectors": _vectors(results.recipes),
+        "params": flatten(values),
+    }
 
 
 def inline(document: str, name: str) -> Markup:
@@ -98,48 +134,8 @@ def inline(document: str, name: str) -> Markup:
     body = re.sub(r'xlink:href="#', f'xlink:href="#{name}-', body)
     body = re.sub(r' width="[^"]*pt"| height="[^"]*pt"', "", body, count=2)
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    return Markup(body.replace("<svg", f'<svg role="img" aria-label="{ALTERNATIVES[name]}"', 1))
-
-
-def number(value: object, key: str = "") -> str:
-    """Format a value for reading.
-
-    Args:
-        value: anything JSON can hold.
-        key: its name; radii and step sizes of images are written as fractions of 255.
-
-    Returns:
-        Its text; None is ``null`` and a list is separated by commas.
-    """
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, list | tuple):
-        return ", ".join(number(item, key) for item in value)
-    if isinstance(value, float) and key.split(".")[-1] in ("eps", "alpha"):
-        share = Fraction(value * 255).limit_denominator(8)
-        if abs(float(share) / 255 - value) < 1e-9:
-            return f"{float(share):g}/255"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Write a tree of values as dotted keys.
-
-    Args:
-        tree: nested mappings.
-        prefix: key of the tree itself.
-
-    Returns:
-        Dotted key -> formatted value, in the tree's order.
-    """
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{path}.")
-        else:
-            flat[path] = number(value, path)
-    return flat
+    alternative = escape(figures.ALTERNATIVES[name])
+    return Markup(body.replace("<svg", f'<svg role="img" aria-label="{alternative}"', 1))
 
 
 def _frontier_notes(results: Results) -> dict[str, Any]:
@@ -147,25 +143,25 @@ def _frontier_notes(results: Results) -> dict[str, Any]:
     return {"images": int(curve.summary["images"]), "attack": flatten(curve.summary["attack"])}
 
 
-def _check(name: str, record: Recorded) -> dict[str, Any]:
-    """A theory check; the id of an image and long lists stay in the table on disk."""
-    summary = record.summary
-    told = ("claim", "measurement", "verdict")
-    numbers = {
-        key: value
-        for key, value in flatten({k: v for k, v in summary.items() if k not in told}).items()
-        if not isinstance(summary.get(key), list)
-        or not any(isinstance(i, dict) for i in summary[key])
-    }
-    rows = record.rows if name == "interference" else summary.get("by_eta", [])
+def _masks(rows: list[Row]) -> dict[str, Any]:
+    """What each variant's masks keep of both vectors: pooled, and layer by layer."""
+    table: dict[str, dict[str, dict[str, Row]]] = {}
+    for row in rows:
+        layers = table.setdefault(str(row["variant"]), {})
+        layers.setdefault(str(row["layer"]), {})[str(row["source"])] = row
     return {
-        "name": name,
-        "title": TITLES[name],
-        **{key: summary[key] for key in told},
-        "numbers": numbers,
-        "columns": list(rows[0]) if rows else [],
-        "rows": rows,
+        "pooled": [(variant, layers.pop("all", {})) for variant, layers in table.items()],
+        "layers": {variant: list(layers.items()) for variant, layers in table.items()},
     }
+
+
+def _vectors(recipes: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Statistics of the two task vectors, once for all merges that were made of the same two."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for method, recipe in recipes.items():
+        key = tuple(recipe["vectors"][source] for source in SOURCES)
+        found.setdefault(key, {"methods": [], **recipe["statistics"]})["methods"].append(method)
+    return list(found.values())
 
 
 def _notes(results: Results) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from pistole.seeds import derive
 
 LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 MEASURES = ("clean_mean", "robust_mean", "sum")
 
 
@@ -34,6 +35,9 @@ class Interval:
     def side(self) -> int:
         """1 if the interval lies above zero, -1 if below, 0 if it holds zero."""
         return int(self.low > 0) - int(self.high < 0)
+
+
+Measured = dict[str, Interval]  # measure -> interval
 
 
 def wilson(successes: int, trials: int, level: float = LEVEL) -> Interval:
@@ -103,43 +107,99 @@ def resample(outcomes: Mapping[str, np.ndarray], resamples: int, seed: int) -> n
     return np.concatenate([means, means.sum(axis=-1, keepdims=True)], axis=-1)
 
 
-def estimates(
-    models: Sequence[str],
-    outcomes: Mapping[str, np.ndarray],
-    *,
-    resamples: int,
-    seed: int,
-    reference: str | None,
-) -> tuple[dict[str, dict[str, Interval]], dict[str, dict[str, Interval]]]:
-    """Estimate every model's measures and the lead of one model over each other one.
+@dataclass(frozen=True)
+class Paired:
+    """All models' measures on the same images, with one bootstrap draw for all of them.
+
+    Measures are linear in the answers, so a group of models stands for the mean of their answers,
+    image by image.
+
+    Attributes:
+        models: names along the models' axis.
+        points: fractions ``[models, 3]``.
+        samples: fractions ``[B, models, 3]``.
+    """
+
+    models: tuple[str, ...]
+    points: np.ndarray
+    samples: np.ndarray
+
+    def mean(self, group: Sequence[str]) -> Measured:
+        """Estimate the measures of a model, or of the mean of several.
+
+        Args:
+            group: names of models.
+
+        Returns:
+            measure -> interval.
+        """
+        return _intervals(*self._of(group))
+
+    def lead(self, group: Sequence[str], other: Sequence[str]) -> Measured:
+        """Estimate ``group - other`` on the same images.
+
+        Args:
+            group: names of models.
+            other: names of models.
+
+        Returns:
+            measure -> interval.
+        """
+        (point, samples), (against, others) = self._of(group), self._of(other)
+        return _intervals(point - against, samples - others)
+
+    def share(self, part: Sequence[str], whole: Sequence[str], base: Sequence[str]) -> Interval:
+        """Estimate which share of a gain in the Sum something else gives too.
+
+        The interval is that of the ratio over the resamples. One without a gain counts as an
+        infinite share, so the interval is unbounded when the gain is hardly clear of zero.
+
+        Args:
+            part: what is asked about.
+            whole: what has the gain.
+            base: what both are compared with.
+
+        Returns:
+            ``(part - base) / (whole - base)``; an end may be infinite.
+
+        Raises:
+            ValueError: there is no gain.
+        """
+        (start, starts), sums = self._of(base), MEASURES.index("sum")
+        tops, bottoms = (self._of(group) for group in (part, whole))
+        gain = bottoms[0][sums] - start[sums]
+        if gain <= 0:
+            raise ValueError(f"a gain of {gain} has no shares")
+        top, bottom = (found[1][:, sums] - starts[:, sums] for found in (tops, bottoms))
+        beyond = np.where(top == 0, 0.0, np.copysign(np.inf, top))
+        ratios = np.divide(top, bottom, out=beyond, where=bottom > 0)
+        low, high = np.quantile(ratios, TAILS, method="inverted_cdf")  # no mean of infinities
+        return Interval(float((tops[0][sums] - start[sums]) / gain), float(low), float(high))
+
+    def _of(self, group: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        places = [self.models.index(name) for name in group]
+        return self.points[places].mean(axis=0), self.samples[:, places].mean(axis=1)
+
+
+def compare(
+    models: Sequence[str], outcomes: Mapping[str, np.ndarray], *, resamples: int, seed: int
+) -> Paired:
+    """Measure all models and draw the images again, once for all of them.
 
     Args:
         models: names along the models' axis.
         outcomes: as in :func:`measures`.
         resamples: number of bootstrap samples.
         seed: run seed.
-        reference: the model whose lead is asked; None for no comparison.
 
     Returns:
-        model -> measure -> interval, and other model -> measure -> interval of
-        ``reference - other`` on the same images.
+        What every model and every difference is estimated from.
     """
-    points, samples = measures(outcomes), resample(outcomes, resamples, seed)
-    own = {name: _intervals(points[i], samples[:, i]) for i, name in enumerate(models)}
-    if reference is None or reference not in models:
-        return own, {}
-    first = list(models).index(reference)
-    leads = {
-        name: _intervals(points[first] - points[i], samples[:, first] - samples[:, i])
-        for i, name in enumerate(models)
-        if i != first
-    }
-    return own, leads
+    return Paired(tuple(models), measures(outcomes), resample(outcomes, resamples, seed))
 
 
-def _intervals(points: np.ndarray, samples: np.ndarray) -> dict[str, Interval]:
-    tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    low, high = np.quantile(samples, tails, axis=0)
+def _intervals(points: np.ndarray, samples: np.ndarray) -> Measured:
+    low, high = np.quantile(samples, TAILS, axis=0)
     return {
         name: Interval(float(points[k]), float(low[k]), float(high[k]))
         for k, name in enumerate(MEASURES)

@@ -1,23 +1,53 @@
-"""Rows of the tables: for the page, for table.csv and for the terminal."""
+"""Rows of the tables: their names, order and numbers; table.csv."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
+from pistole.report.statistics import MEASURES, Interval, Measured
 
-from pistole.report.statistics import MEASURES, Interval
-
+MAIN = ("base", "natural", "robust", "wise_ft", "vanilla", "pistole")
+ABLATION = ("vanilla", "gism", "gism_pci", "gism_apt", "pistole")
+PERMUTED = ("permuted_mask_1", "permuted_mask_2", "permuted_mask_3")
+CONTROLS = (
+    "wise_ft_matched",
+    "uniform_shrink",
+    *PERMUTED,
+    "random_score",
+    "self_mask",
+    "magnitude_mask",
+    "zero_nat",
+)
+POOL = "permuted_mask"  # the mean of the permutations
 LABELS = {
     "base": "Base",
     "natural": "Natural",
     "robust": "Robust",
     "wise_ft": "WiSE-FT",
     "vanilla": "Vanilla",
+    "gism": "GISM",
+    "gism_pci": "GISM + PCI",
+    "gism_apt": "GISM + APT",
     "pistole": "PISTOLE",
+    "wise_ft_matched": "WiSE-FT, same retention",
+    "uniform_shrink": "Uniform shrink",
+    **{name: f"Permuted mask {name[-1]}" for name in PERMUTED},
+    POOL: "Permuted mask, mean",
+    "random_score": "Random score",
+    "self_mask": "Self mask",
+    "magnitude_mask": "Magnitude mask",
+    "zero_nat": "No natural vector",
+}
+CHECKS = {  # theory checks in the order of the page, and what they are about
+    "interference": "Interference contraction (Theorem 1)",
+    "pci_trace": "PCI against the Hessian trace (Theorem 2)",
+    "merge_path": "Curvature along the merge path",
+    "agreement": "Agreement of the gradients over the attack radius",
+    "linear_frontier": "Straightness of the frontiers",
+    "conflict_map": "Conflict of heads and layers",
 }
 Metrics = dict[str, Any]
 
@@ -101,7 +131,20 @@ def task_cell(model: dict[str, Any], kind: str, task: str) -> Interval:
     return Interval(model[kind][task], *model["ci95"][kind][task])
 
 
-def leads(metrics: Metrics) -> dict[str, dict[str, Interval]]:
+def some(metrics: Metrics, names: Sequence[str]) -> dict[str, Any]:
+    """Pick models.
+
+    Args:
+        metrics: content of ``report/metrics.json``.
+        names: which, in the order wanted.
+
+    Returns:
+        Entries of ``metrics["models"]`` of those that were evaluated.
+    """
+    return {name: metrics["models"][name] for name in names if name in metrics["models"]}
+
+
+def leads(metrics: Metrics) -> dict[str, Measured]:
     """Return PISTOLE's lead over every other model.
 
     Args:
@@ -110,10 +153,32 @@ def leads(metrics: Metrics) -> dict[str, dict[str, Interval]]:
     Returns:
         model -> measure -> interval.
     """
-    return {
-        name: {key: Interval(part["value"], *part["ci95"]) for key, part in parts.items()}
-        for name, parts in in_order(metrics["differences"]).items()
-    }
+    return {name: read(parts) for name, parts in in_order(metrics["differences"]).items()}
+
+
+def told(interval: Interval) -> dict[str, Any]:
+    """Write an interval as JSON can hold it.
+
+    Args:
+        interval: the interval; an end may be infinite.
+
+    Returns:
+        ``value`` and ``ci95``, in which null is an end that is not bounded.
+    """
+    ends = [end if math.isfinite(end) else None for end in (interval.low, interval.high)]
+    return {"value": interval.value, "ci95": ends}
+
+
+def read(parts: Mapping[str, Any]) -> Measured:
+    """Read the intervals of all measures.
+
+    Args:
+        parts: measure -> what :func:`told` wrote.
+
+    Returns:
+        measure -> interval.
+    """
+    return {key: Interval(parts[key]["value"], *parts[key]["ci95"]) for key in MEASURES}
 
 
 def csv_table(metrics: Metrics, summaries: Mapping[str, Any]) -> str:
@@ -145,51 +210,3 @@ def csv_table(metrics: Metrics, summaries: Mapping[str, Any]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
-
-
-def terminal_table(metrics: Metrics) -> Table:
-    """Make the table for a terminal of 80 columns, in plain ASCII.
-
-    Args:
-        metrics: content of ``report/metrics.json``.
-
-    Returns:
-        A rich table: accuracies in percent, 95% intervals in brackets.
-    """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("model", no_wrap=True)
-    for head in ("lambda", "clean %", "robust %", "Sum"):
-        table.add_column(head, justify="right", no_wrap=True)
-    best = max(model["sum"] for model in metrics["models"].values())
-    for name, model in in_order(metrics["models"]).items():
-        lam = f"{model['lambda']:g}" if "lambda" in model else "-"
-        cells = [_terminal_cell(cell(model, key)) for key in MEASURES]
-        style = "bold" if model["sum"] == best else ""
-        table.add_row(Text(label(name)), lam, *cells, style=style)
-    return table
-
-
-def _terminal_cell(interval: Interval) -> Text:
-    return Text(f"{points(interval.value)} [{points(interval.low)}, {points(interval.high)}]")
-
-
-def terminal_leads(metrics: Metrics) -> Table:
-    """Make the table of PISTOLE's lead on the same images, in plain ASCII.
-
-    Args:
-        metrics: content of ``report/metrics.json``.
-
-    Returns:
-        A rich table in percentage points.
-    """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("PISTOLE minus", no_wrap=True)
-    for head in ("clean", "robust", "Sum"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for name, parts in leads(metrics).items():
-        cells = [
-            Text(f"{signed(lead.value)} [{signed(lead.low)}, {signed(lead.high)}]")
-            for lead in (parts[key] for key in MEASURES)
-        ]
-        table.add_row(Text(label(name)), *cells)
-    return table

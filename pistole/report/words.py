@@ -33,7 +33,7 @@ def headline(metrics: dict[str, Any], leads: Mapping[str, Mapping[str, Interval]
     )
     rivals = [name for name in RIVALS if name in leads]
     best = max(metrics["models"], key=lambda name: metrics["models"][name]["sum"])
-    tail = "" if best == "pistole" else f" The largest Sum is that of {label(best)}."
+    tail = "" if best == "pistole" else f" The row with the largest Sum is {label(best)}."
     if not rivals:
         return f"PISTOLE stands alone. {text}.{tail}"
     compared = " and ".join(f"{_verb(leads[name]['sum'])} {NAMES[name]}" for name in rivals)
@@ -72,8 +72,8 @@ def beyond_lambda(
         mean = sum(gaps) / len(gaps)
         found.append(
             f"against the best points of {NAMES[name]} at equal clean accuracy, {above} of "
-            f"{len(gaps)} points of PISTOLE's line lie higher, by {signed(mean)} robust points on "
-            "average"
+            f"{len(gaps)} points of PISTOLE's line lie higher; the mean gap is {signed(mean)} "
+            "robust points"
         )
     return found
 
@@ -130,6 +130,22 @@ def weaknesses(attack: Mapping[str, Any]) -> list[str]:
     if targets < REFERENCE_TARGETS:
         found.append(f"APGD-T tries {targets} target classes instead of {REFERENCE_TARGETS}")
     return found
+
+
+def remedy(stability: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say what to do about unreliable scores, as the stage that makes them does.
+
+    Args:
+        stability: source -> summary of its scores; old ones do not name their statistic, which was
+            ``abs_mean``.
+
+    Returns:
+        A clause.
+    """
+    statistics = {summary.get("score_stat", "abs_mean") for summary in stability.values()}
+    if statistics == {"rms"}:
+        return "raise slices.score"
+    return "set stability.score_stat to rms"
 
 
 def unreliable(stability: Mapping[str, Mapping[str, Any]]) -> list[str]:

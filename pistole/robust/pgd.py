@@ -112,7 +112,7 @@ def pgd(
         Images inside the ball and [0, 1]; a copy of ``x`` if eps is 0.
 
     Raises:
-        UserError: ``x`` is not fp32.
+        UserError: ``x`` is not fp32, or a gradient is not finite.
         ValueError: both or neither of ``noise`` and ``generator`` are given.
     """
     if x.dtype != torch.float32:
@@ -131,6 +131,11 @@ def pgd(
             attacked.requires_grad_()
             loss = cross_entropy(logits(attacked), y, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, attacked)
+            if not torch.isfinite(gradient).all():  # its sign is 0, and the image would look robust
+                raise UserError(
+                    "the gradient of the loss on the images is not finite: the model has diverged, "
+                    "or its logits overflow; check its weights and logit_scale"
+                )
             step = budget.alpha * gradient.sign()
             attacked = (attacked.detach() + step).clamp(lowest, highest)
     return attacked

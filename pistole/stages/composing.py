@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from pistole.baselines.registry import METHODS, compose
-from pistole.errors import UserError
+from pistole.baselines.registry import CHOSEN, compose, method_named
+from pistole.params import Params
 from pistole.stages.towers import base_state, read_masks, read_vectors
 
 Tensors = dict[str, torch.Tensor]
@@ -21,14 +21,18 @@ class Ingredients:
         tau_nat: natural task vector.
         tau_rob: robust task vector.
         masks: masks of the natural and of the robust vector, if the method needs them.
+        variant: name of these masks.
         rescale: ``none`` or ``norm``.
+        seed: of the run.
     """
 
     theta_0: Tensors
     tau_nat: Tensors
     tau_rob: Tensors
     masks: tuple[Tensors, Tensors] | None
+    variant: str | None
     rescale: str
+    seed: int
 
     def compose(self, method: str, lam: float) -> Tensors:
         """Merge.
@@ -48,42 +52,32 @@ class Ingredients:
             lam=lam,
             masks=self.masks,
             rescale=self.rescale,
+            seed=self.seed,
         )
 
 
 def read_ingredients(
-    method: str,
-    base: Path,
-    natural: Path,
-    robust: Path,
-    masks: Path | None,
-    variant: str,
-    rescale: str,
+    params: Params, method: str, base: Path, natural: Path, robust: Path, masks: Path | None
 ) -> Ingredients:
     """Read what a method needs.
 
     Args:
+        params: ``stability.variant``, ``merge.rescale`` and ``seed`` are read.
         method: merging method; masks are read only if it needs them.
         base: what stage ``base`` wrote.
         natural: natural task vector.
         robust: robust task vector.
         masks: folder of stage ``masks``.
-        variant: which score variant's masks.
-        rescale: ``none`` or ``norm``.
 
     Returns:
-        The ingredients on the CPU.
-
-    Raises:
-        UserError: there is no such method, or it needs masks and none are given.
+        The ingredients on the CPU; a method that needs masks is refused without them when it
+        composes.
     """
-    if method not in METHODS:
-        raise UserError(f"merging method '{method}' is unknown: use one of {', '.join(METHODS)}")
-    needs = METHODS[method].needs_masks
-    if needs and masks is None:
-        raise UserError(
-            f"method '{method}' needs masks: give --masks, the folder of 'pistole masks'"
-        )
+    variant = method_named(method).masks
+    if variant == CHOSEN:
+        variant = params.stability.variant
     tau_nat, tau_rob = read_vectors(natural, robust, base)
-    read = read_masks(masks, variant) if needs and masks is not None else None
-    return Ingredients(base_state(base)[0], tau_nat, tau_rob, read, rescale)
+    read = read_masks(masks, variant) if variant is not None and masks is not None else None
+    return Ingredients(
+        base_state(base)[0], tau_nat, tau_rob, read, variant, params.merge.rescale, params.seed
+    )

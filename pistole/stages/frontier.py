@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pistole.files import atomic_directory, write_csv, write_json
 from pistole.params import Params
 from pistole.progress import track
@@ -33,18 +36,17 @@ def run(
         robust: robust task vector.
         masks: folder of stage ``masks``.
         data: folder with one folder per dataset.
-        out: folder for ``frontier.csv`` and ``summary.json``.
+        out: folder for ``frontier.csv``, ``outcomes.parquet`` (a row per lambda and image) and
+            ``summary.json``.
 
     Returns:
         The largest clean + robust sum on the curve and its lambda.
     """
     device = device_of(params)
-    ingredients = read_ingredients(
-        method, base, natural, robust, masks, params.stability.variant, params.merge.rescale
-    )
+    ingredients = read_ingredients(params, method, base, natural, robust, masks)
     spec = ensemble_spec(params, targets=0)
     clf = classifier(base, params.datasets[0], device)
-    rows, ids = [], {}
+    rows, ids, outcomes = [], {}, []
     for lam in track(params.frontier.grid, f"frontier {method}"):
         with_parameters(clf, ingredients.compose(method, lam))
         tasks = {}
@@ -53,6 +55,8 @@ def run(
                 clf, spec, base, data / name, params.seed, params.frontier.images
             )
             ids[name] = table["id"].to_pylist()
+            own = table.select(["dataset", "id", "clean_correct", "robust_correct"])
+            outcomes.append(own.append_column("lambda", pa.array([float(lam)] * len(own))))
         clean, attacked = means(tasks)
         row = {"lambda": lam, "clean_mean": clean, "robust_mean": attacked}
         row |= {
@@ -65,5 +69,6 @@ def run(
         write_csv(folder / "frontier.csv", list(rows[0]), rows)
         record = {"attack": spec.describe(), "images": params.frontier.images, "ids": ids}
         write_json(folder / "summary.json", record)
+        pq.write_table(pa.concat_tables(outcomes), folder / "outcomes.parquet")
     best = max(rows, key=lambda row: row["clean_mean"] + row["robust_mean"])
     return {"best_sum": best["clean_mean"] + best["robust_mean"], "best_lambda": best["lambda"]}

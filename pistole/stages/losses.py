@@ -17,6 +17,7 @@ from pistole.robust.pgd import Budget, pgd, start_noise
 from pistole.stages.slices import Slice
 
 Tensors = dict[str, Tensor]
+FORWARD_AND_BACKWARD = 3  # a backward pass costs about two forward passes
 
 
 def calibration_budget(params: Params) -> Budget:
@@ -33,7 +34,12 @@ def calibration_budget(params: Params) -> Budget:
 
 
 class Objective:
-    """The cross-entropy of some labelled images as a function of the visual parameters."""
+    """The cross-entropy of some labelled images as a function of the visual parameters.
+
+    Attributes:
+        spent: forward-equivalents so far: images times 1 for a forward pass, times 3 for a pass
+            with its gradient (docs/method.md A.9).
+    """
 
     def __init__(self, model: ZeroShotClassifier, images: Slice, batch_size: int) -> None:
         """Hold what the loss is taken of.
@@ -47,6 +53,7 @@ class Objective:
         self.device = next(model.parameters()).device
         self.labels = images.labels.to(self.device)
         self.clean = images.pixels()
+        self.spent = 0
 
     def batches(self, chosen: Tensor | None = None) -> Iterator[Tensor]:
         """Yield positions.
@@ -84,6 +91,7 @@ class Objective:
                 noise=noise.to(self.device),
             )
             out[batch] = attacked.cpu()
+            self.spent += FORWARD_AND_BACKWARD * budget.steps * len(batch)
         return out
 
     def log_prob(self, theta: Tensors, pixels: Tensor, batch: Tensor) -> Tensor:
@@ -111,6 +119,7 @@ class Objective:
         Returns:
             One value per image.
         """
+        self.spent += len(self.images)
         return torch.cat([self.log_prob(theta, pixels, batch) for batch in self.batches()])
 
     def mean_gradient(
@@ -132,12 +141,43 @@ class Objective:
             Gradients by name.
         """
         count = len(self.images) if chosen is None else len(chosen)
-        leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
         total = {name: torch.zeros_like(value) for name, value in theta.items()}
-        for batch in self.batches(chosen):
-            losses = -self.log_prob(leaves, pixels, batch)
-            loss = (losses if weights is None else weights[batch] * losses).sum() / count
-            parts = torch.autograd.grad(loss, list(leaves.values()))
-            for name, part in zip(leaves, parts, strict=True):
-                total[name] += part
+        for size, part in self.micro_gradients(theta, pixels, weights, chosen):
+            for name, value in part.items():
+                total[name].add_(value, alpha=size / count)
         return total
+
+    def micro_gradients(
+        self,
+        theta: Tensors,
+        pixels: Tensor,
+        weights: Tensor | None = None,
+        chosen: Tensor | None = None,
+        size: int | None = None,
+    ) -> Iterator[tuple[int, Tensors]]:
+        """Yield the gradients of the mean (weighted) cross-entropy of micro-batches.
+
+        Args:
+            theta: the point.
+            pixels: of all images.
+            weights: of all images; None means 1.
+            chosen: which images; None means all.
+            size: images per micro-batch; None means as many as fit a pass.
+
+        Yields:
+            Number of images, and the gradients of their mean loss by name.
+        """
+        leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        everything = torch.arange(len(self.images)) if chosen is None else chosen
+        for batch in everything.split(size or self.batch_size):
+            # No name here holds a gradient while the next one is made.
+            yield len(batch), self._gradient(leaves, pixels, weights, batch)
+
+    def _gradient(
+        self, leaves: Tensors, pixels: Tensor, weights: Tensor | None, batch: Tensor
+    ) -> Tensors:
+        losses = -self.log_prob(leaves, pixels, batch)
+        loss = (losses if weights is None else weights[batch] * losses).mean()
+        self.spent += FORWARD_AND_BACKWARD * len(batch)
+        parts = torch.autograd.grad(loss, list(leaves.values()))
+        return dict(zip(leaves, parts, strict=True))

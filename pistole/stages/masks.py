@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from pistole.files import atomic_directory, load_tensors, save_tensors, write_csv
-from pistole.method.masks import complementary_masks, mask_statistics
+from pistole.method.controls import magnitude_scores, random_scores
+from pistole.method.masks import MaskSettings, complementary_masks, mask_statistics
 from pistole.method.trajectory import VARIANTS
 from pistole.params import Params
+from pistole.seeds import derive
 from pistole.stages.runtime import use_threads
+
+SOURCES = ("natural", "robust")
+CONTROLS = ("magnitude", "random")
 
 
 def run(
@@ -14,8 +21,12 @@ def run(
 ) -> dict[str, float]:
     """Turn scores into masks: the natural vector is masked where the robust loss is sensitive.
 
+    Two controls get masks from other scores with the same settings: the magnitude of the other
+    source's task vector, and noise (docs/method.md A.10).
+
     Args:
-        params: ``stability.gamma``, ``kappa``, ``q`` and ``cap_mode`` are read.
+        params: ``stability.gamma``, ``kappa``, ``q``, ``cap_mode``, ``granularity`` and ``seed``
+            are read.
         natural: scores of the natural source (folder of stage ``stability``).
         robust: scores of the robust source.
         tau_natural: natural task vector, for the retention statistics.
@@ -23,23 +34,17 @@ def run(
         out: folder for ``VARIANT.safetensors`` and ``statistics.csv``.
 
     Returns:
-        Mean mask and l2 retention per variant and source.
+        Mean mask and l1 and l2 retention per variant and source.
     """
     use_threads(params)
-    knobs = params.stability
+    settings = mask_settings(params)
     taus = {"natural": load_tensors(tau_natural)[0], "robust": load_tensors(tau_robust)[0]}
+    folders = {"natural": natural, "robust": robust}
     rows, metrics = [], {}
     with atomic_directory(out) as folder:
-        for variant in VARIANTS:
-            masks = complementary_masks(
-                load_tensors(natural / f"{variant}.safetensors")[0],
-                load_tensors(robust / f"{variant}.safetensors")[0],
-                gamma=knobs.gamma,
-                kappa=knobs.kappa,
-                q=knobs.q,
-                cap_mode=knobs.cap_mode,
-            )
-            both = dict(zip(("natural", "robust"), masks, strict=True))
+        for variant in (*VARIANTS, *CONTROLS):
+            scores = [_scores(params, variant, s, folders[s], taus[s]) for s in SOURCES]
+            both = dict(zip(SOURCES, complementary_masks(*scores, settings), strict=True))
             packed = {f"{s}/{name}": m for s, part in both.items() for name, m in part.items()}
             save_tensors(folder / f"{variant}.safetensors", packed, {"variant": variant})
             for source, part in both.items():
@@ -53,3 +58,27 @@ def run(
                 }
         write_csv(folder / "statistics.csv", list(rows[0]), rows)
     return metrics
+
+
+def _scores(
+    params: Params, variant: str, source: str, folder: Path, tau: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    if variant == "magnitude":
+        return magnitude_scores(tau)
+    if variant == "random":
+        return random_scores(tau, seed=derive(params.seed, "masks", source))
+    return load_tensors(folder / f"{variant}.safetensors")[0]
+
+
+def mask_settings(params: Params, **changes: float | str) -> MaskSettings:
+    """Read how scores become masks.
+
+    Args:
+        params: ``stability`` is read.
+        **changes: values to put in place of those of the parameters.
+
+    Returns:
+        The settings.
+    """
+    names = ("gamma", "kappa", "q", "cap_mode", "granularity")
+    return MaskSettings(**({name: getattr(params.stability, name) for name in names} | changes))

@@ -39,16 +39,15 @@ def run(
         Lambda and the statistics of the two vectors.
     """
     use_threads(params)
-    variant, rescale = params.stability.variant, params.merge.rescale
-    ingredients = read_ingredients(method, base, natural, robust, masks, variant, rescale)
-    chosen = _lambda(params, method, select) if lam is None else lam
+    ingredients = read_ingredients(params, method, base, natural, robust, masks)
+    chosen = chosen_lambda(params, method, select) if lam is None else lam
     theta = ingredients.compose(method, chosen)
     statistics = vector_statistics(ingredients.tau_nat, ingredients.tau_rob)
     recipe = {
         "method": method,
         "lambda": chosen,
-        "rescale": rescale,
-        "variant": variant if ingredients.masks else None,
+        "rescale": ingredients.rescale,
+        "variant": ingredients.variant,
         "base_digest": base_digest(base),
         "vectors": {
             "natural": sha256_tensors(ingredients.tau_nat),
@@ -64,7 +63,20 @@ def run(
     return {"lambda": chosen, **statistics}
 
 
-def _lambda(params: Params, method: str, select: Path | None) -> float:
+def chosen_lambda(params: Params, method: str, select: Path | None) -> float:
+    """Return the lambda that a method is merged with.
+
+    Args:
+        params: ``merge.lambda`` is read.
+        method: a name of the merging methods.
+        select: folder of stage ``select``, for ``merge.lambda: selected``.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        UserError: ``selected`` without a choice for this method.
+    """
     if params.merge.lambda_ != "selected":
         return float(params.merge.lambda_)
     if select is None:

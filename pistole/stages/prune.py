@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pistole.params import Params, load_params
 from pistole.progress import say
+from pistole.stages.theory import CHECKS
 
 
 def known(params: Params) -> dict[str, set[str]]:
@@ -20,8 +21,9 @@ def known(params: Params) -> dict[str, set[str]]:
     return {
         "data": set(params.datasets),
         "merged": methods,
-        "frontier": methods,
+        "frontier": set(params.frontier.methods),
         "evaluation": set(params.models),
+        "theory": set(CHECKS),
     }
 
 

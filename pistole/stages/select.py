@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from pistole.baselines.registry import METHODS
 from pistole.files import atomic_directory, write_csv, write_json
 from pistole.models.zeroshot import ZeroShotClassifier
 from pistole.params import Params
@@ -20,7 +21,8 @@ def run(
 ) -> dict[str, float]:
     """Take the lambda with the largest clean + robust accuracy on the slice ``select``.
 
-    Test images play no part. Ties go to the smaller lambda, the more robust model.
+    Test images play no part. Ties go to the smaller lambda, the more robust model. The controls
+    of docs/method.md A.10 take the lambda of ``pistole``, so that only the masks differ.
 
     Args:
         params: ``select``, ``methods`` and ``attack.select`` are read.
@@ -39,9 +41,9 @@ def run(
     model = classifier(base, images.dataset, device)
     rows, chosen = [], {}
     for method in params.methods:
-        ingredients = read_ingredients(
-            method, base, natural, robust, masks, params.stability.variant, params.merge.rescale
-        )
+        if METHODS[method].matched:
+            continue
+        ingredients = read_ingredients(params, method, base, natural, robust, masks)
         for lam in track(params.select.grid, f"select {method}"):
             with_parameters(model, ingredients.compose(method, lam))
             clean, attacked = accuracies(model, images, params)
@@ -50,6 +52,7 @@ def run(
         chosen[method] = max(ours, key=lambda row: (row["clean"] + row["robust"], -row["lambda"]))[
             "lambda"
         ]
+    chosen |= {name: chosen["pistole"] for name in params.methods if METHODS[name].matched}
     with atomic_directory(out) as folder:
         write_json(folder / "lambda.json", chosen)
         write_csv(folder / "grid.csv", ("method", "lambda", "clean", "robust"), rows)

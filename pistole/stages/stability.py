@@ -1,7 +1,10 @@
 """Stage ``stability@SOURCE``: the four score variants of the ablation from one trajectory."""
 
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +14,8 @@ from pistole.errors import UserError
 from pistole.files import atomic_directory, save_tensors, write_csv, write_json
 from pistole.method.criticality import antithetic_pci, pci_weights
 from pistole.method.reliability import spearman, split_half_reliability
-from pistole.method.trajectory import StepGradients, trajectory_scores
+from pistole.method.scores import micro_size
+from pistole.method.trajectory import VariantScores, trajectory_scores
 from pistole.params import Params
 from pistole.progress import counting, say
 from pistole.seeds import derive
@@ -41,7 +45,7 @@ def run(
         out: folder for one safetensors file per variant, ``reliability.csv``, ``weights.csv``.
 
     Returns:
-        Median split-half reliability per variant and of the PCI weights.
+        Median split-half reliability per variant and of the PCI weights, and the cost.
 
     Raises:
         UserError: the score slice has an odd number of images.
@@ -51,50 +55,137 @@ def run(
     images = read_slice(data, "score")
     if len(images) % 2:
         raise UserError(f"slices.score is {len(images)}: split halves need an even number")
-    model = classifier(base, images.dataset, device)
-    with counting(f"stability {source}", knobs.K) as advance:
-        probe = Probe(params, source, Objective(model, images, knobs.batch_size), advance)
-        scores = trajectory_scores(
-            tower(checkpoint, base, device),
-            probe.gradients,
-            steps=knobs.K,
-            eta=knobs.eta,
-            beta=knobs.beta,
-            ball=knobs.ball,
-            perturb_1d=knobs.perturb_1d,
-        )
-    reliability = {v: split_half_reliability(*halves) for v, halves in scores.halves.items()}
-    medians = {
-        variant: statistics.median(layers.values()) for variant, layers in reliability.items()
+    objective = Objective(classifier(base, images.dataset, device), images, knobs.batch_size)
+    theta_s = tower(checkpoint, base, device)
+    reliability: dict[str, dict[str, float]] = {}
+    with atomic_directory(out) as folder, counting(f"stability {source}", knobs.K) as advance:
+        probe = Probe(params, source, objective, advance)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            for found in scores(params, theta_s, probe, Path(scratch)):
+                reliability[found.variant] = split_half_reliability(*found.halves)
+                about = {
+                    "source": source,
+                    "variant": found.variant,
+                    "score_stat": knobs.score_stat,
+                }
+                save_tensors(folder / f"{found.variant}.safetensors", found.scores, about)
+        rows = [
+            {"variant": variant, "layer": layer, "spearman": value}
+            for variant, layers in reliability.items()
+            for layer, value in layers.items()
+        ]
+        write_csv(folder / "reliability.csv", ("variant", "layer", "spearman"), rows)
+        write_csv(folder / "weights.csv", ("step", "id", "pci", "weight"), probe.weight_rows())
+        medians = {v: statistics.median(layers.values()) for v, layers in reliability.items()}
+        summary = {
+            "score_stat": knobs.score_stat,
+            "reliability": medians,
+            "pci_reliability": probe.pci_reliability,
+            "forward_equivalents": objective.spent,
+        }
+        write_json(folder / "summary.json", summary)
+    _tell(source, knobs.score_stat, medians, objective)
+    return {f"reliability/{v}": m for v, m in medians.items()} | {
+        "pci_reliability": statistics.fmean(probe.pci_reliability),
+        "forward_equivalents": objective.spent,
     }
+
+
+def scores(
+    params: Params, theta_s: Tensors, probe: "Probe", scratch: Path
+) -> Iterator[VariantScores]:
+    """Walk the trajectory of the parameters; the sums of the halves live in files.
+
+    Args:
+        params: ``stability`` is read.
+        theta_s: the source, where the path starts.
+        probe: its gradients.
+        scratch: folder for the sums.
+
+    Returns:
+        The four variants in turn.
+    """
+    knobs = params.stability
+    return trajectory_scores(
+        theta_s,
+        probe.gradients,
+        steps=knobs.K,
+        eta=knobs.eta,
+        beta=knobs.beta,
+        ball=knobs.ball,
+        perturb_1d=knobs.perturb_1d,
+        statistic=knobs.score_stat,
+        allocate=lambda like: in_files(like, scratch),
+    )
+
+
+def in_files(like: Tensors, folder: Path) -> Tensors:
+    """Make zeros that live in files, which the system may drop from memory.
+
+    Args:
+        like: gives names, shapes and dtypes.
+        folder: for one file per tensor.
+
+    Returns:
+        Tensors on the CPU.
+    """
+    place = Path(tempfile.mkdtemp(dir=folder))
+    made = {}
+    for number, (name, value) in enumerate(like.items()):
+        flat = torch.from_file(
+            str(place / str(number)), shared=True, size=value.numel(), dtype=value.dtype
+        )
+        made[name] = flat.view(value.shape)
+    return made
+
+
+def _tell(source: str, statistic: str, medians: dict[str, float], objective: Objective) -> None:
+    images = len(objective.images)
+    say(
+        f"stability {source}: {objective.spent} forward-equivalents "
+        f"({objective.spent / images:.0f} per image)"
+    )
+    remedy = "raise slices.score" if statistic == "rms" else "set stability.score_stat to rms"
     for variant, median in medians.items():
         if median < RELIABLE:
             say(
                 f"warning: {source}/{variant}: median split-half reliability {median:.2f} is below "
-                f"{RELIABLE}: the score is mostly noise, raise slices.score"
+                f"{RELIABLE}: the score ({statistic}) is mostly noise, {remedy}"
             )
-    with atomic_directory(out) as folder:
-        for variant, tensors in scores.scores.items():
-            save_tensors(
-                folder / f"{variant}.safetensors", tensors, {"source": source, "variant": variant}
-            )
-        write_csv(
-            folder / "reliability.csv",
-            ("variant", "layer", "spearman"),
-            (
-                {"variant": variant, "layer": layer, "spearman": value}
-                for variant, layers in reliability.items()
-                for layer, value in layers.items()
-            ),
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the trajectory, with the images and weights that its gradients are taken of."""
+
+    params: Params
+    objective: Objective
+    theta: Tensors
+    pixels: Tensor
+    weights: Tensor
+    done: Callable[[], None]
+
+    def micro(self, half: int, weighted: bool) -> Iterator[tuple[int, Tensors]]:
+        """Yield the gradients of one half of the slice, micro-batch by micro-batch.
+
+        Args:
+            half: 0 for the images at even places, 1 for the others: both are as class-balanced as
+                the slice is.
+            weighted: whether by PCI.
+
+        Yields:
+            Number of images, and the gradients of their mean cross-entropy.
+        """
+        knobs = self.params.stability
+        yield from self.objective.micro_gradients(
+            self.theta,
+            self.pixels,
+            self.weights if weighted else None,
+            torch.arange(half, len(self.pixels), 2),
+            micro_size(knobs.score_stat, knobs.microbatch, knobs.batch_size),
         )
-        write_csv(folder / "weights.csv", ("step", "id", "pci", "weight"), probe.weight_rows())
-        write_json(
-            folder / "summary.json",
-            {"reliability": medians, "pci_reliability": probe.pci_reliability},
-        )
-    return {f"reliability/{v}": m for v, m in medians.items()} | {
-        "pci_reliability": statistics.fmean(probe.pci_reliability)
-    }
+        if half and not weighted:  # what the trajectory asks for last
+            self.done()
 
 
 class Probe:
@@ -121,33 +212,20 @@ class Probe:
         self.weights: list[tuple[Tensor, Tensor]] = []
         self.pci_reliability: list[float] = []
 
-    def gradients(self, step: int, theta: Tensors) -> StepGradients:
-        """Return plain and PCI-weighted mean gradients over both halves of the slice.
+    def gradients(self, step: int, theta: Tensors) -> "Point":
+        """Attack and weigh the images at a point of the trajectory.
 
         Args:
             step: number of the trajectory's step.
             theta: its point.
 
         Returns:
-            Gradients of the mean cross-entropy, per half.
+            The gradients there.
         """
         pixels = self._inputs(step, theta)
         weights = self._weights(step, theta, pixels)
-        # Alternate images make two halves that are as class-balanced as the slice is.
-        even, odd = (torch.arange(first, len(pixels), 2) for first in (0, 1))
-        mean_gradient = self.objective.mean_gradient
-        found = StepGradients(
-            plain=(
-                mean_gradient(theta, pixels, chosen=even),
-                mean_gradient(theta, pixels, chosen=odd),
-            ),
-            weighted=(
-                mean_gradient(theta, pixels, weights, even),
-                mean_gradient(theta, pixels, weights, odd),
-            ),
-        )
-        self.on_step(f"point {step + 1} of the trajectory")
-        return found
+        done = partial(self.on_step, f"point {step + 1} of the trajectory")
+        return Point(self.params, self.objective, theta, pixels, weights, done)
 
     def weight_rows(self) -> Iterator[dict[str, object]]:
         """Yield step, sample id, PCI and weight of every sample at every step."""

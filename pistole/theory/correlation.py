@@ -94,12 +94,22 @@ def _bootstrap(
     for start in range(0, resamples, rows):
         chosen = source.integers(len(a), size=(min(rows, resamples - start), len(a)))
         slopes.append(_slopes(a[chosen], b[chosen]))
-        ranks.append(_correlations(*(rankdata(v[chosen], axis=1) for v in (a, b))))
+        ranks.append(row_correlations(*(rankdata(v[chosen], axis=1) for v in (a, b))))
     return np.concatenate(slopes), np.concatenate(ranks)
 
 
-def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson correlation per row; 0 where a row is constant, as :func:`spearman` has it."""
+def row_correlations(
+    a: Float[np.ndarray, "r n"], b: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, " r"]:
+    """Return Pearson's correlation of every row with its counterpart.
+
+    Args:
+        a: rows.
+        b: as many rows.
+
+    Returns:
+        In [-1, 1]; 0 where a row is constant, as :func:`spearman` has it.
+    """
     a, b = (v - v.mean(1, keepdims=True) for v in (a, b))
     below = np.sqrt(np.square(a).sum(1) * np.square(b).sum(1))
     return np.divide((a * b).sum(1), below, out=np.zeros(len(a)), where=below > 0)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pistole.errors import UserError
@@ -21,20 +20,31 @@ class TraceEstimate:
     """Hutchinson's estimate of a weighted trace, per sample.
 
     Attributes:
-        trace: mean over the probes.
-        standard_error: of that mean; infinite with one probe.
+        forms: v^T H_i v of every probe v; their mean estimates the trace.
     """
 
-    trace: Float[Tensor, " n"]
-    standard_error: Float[Tensor, " n"]
+    forms: Float[Tensor, "probes n"]
+
+    @property
+    def trace(self) -> Float[Tensor, " n"]:
+        """The mean over the probes."""
+        return self.forms.mean(0)
+
+    @property
+    def standard_error(self) -> Float[Tensor, " n"]:
+        """The standard error of that mean; infinite with one probe."""
+        probes = len(self.forms)
+        if probes == 1:
+            return torch.full_like(self.forms[0], math.inf)
+        return self.forms.std(0) / math.sqrt(probes)
 
 
 @contextlib.contextmanager
 def twice_differentiable_attention() -> Generator[None]:
-    """Use attention kernels that have second and forward-mode derivatives (docs/method.md E.2).
+    """Use attention kernels that have second derivatives (docs/method.md E.2).
 
     Flash and memory-efficient attention have no double backward, and the inference path of
-    ``nn.MultiheadAttention`` has no forward mode. Both settings are restored.
+    ``nn.MultiheadAttention`` has no derivative. Both settings are restored.
 
     Yields:
         Nothing.
@@ -48,22 +58,63 @@ def twice_differentiable_attention() -> Generator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def hessian_vector_product(
-    function: Callable[[Params], Float[Tensor, ""]], theta: Params, v: Params
-) -> Params:
-    """Return H v of a scalar function, forward over reverse (docs/method.md E.2).
+def hessian_operator(
+    function: Callable[[Params], Float[Tensor, ""]], theta: Params
+) -> Callable[[Params], Params]:
+    """Return v -> H v of a scalar function, reverse over reverse (docs/method.md E.2, E.3).
+
+    The graph of the gradient is made once and kept as long as the operator is, so that each
+    further product costs one reverse sweep through it.
 
     Args:
         function: from parameters to a scalar.
         theta: where H is taken.
+
+    Returns:
+        From a direction with theta's names and shapes to H v with the same.
+    """
+    leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+    inputs = list(leaves.values())
+    with torch.enable_grad(), twice_differentiable_attention():
+        gradient = torch.autograd.grad(function(leaves), inputs, create_graph=True)
+
+    # Where the function is linear in a tensor, its gradient is a constant without a graph.
+    curved = {name: g for name, g in zip(leaves, gradient, strict=True) if g.requires_grad}
+
+    def product(v: Params) -> Params:
+        require_same_layout(theta, v, "direction")
+        if not curved:
+            return {name: torch.zeros_like(value) for name, value in theta.items()}
+        found = torch.autograd.grad(
+            list(curved.values()),
+            inputs,
+            [v[name] for name in curved],
+            retain_graph=True,
+            materialize_grads=True,  # 0 where no gradient depends on a tensor
+        )
+        return dict(zip(leaves, found, strict=True))
+
+    return product
+
+
+def directional_derivatives(
+    function: Callable[[Params], Float[Tensor, " n"]], theta: Params, v: Params
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return v^T grad f_i and v^T H_i v of every component at once (docs/method.md E.2).
+
+    Args:
+        function: as :func:`second_directional_derivative` takes it.
+        theta: where the derivatives are taken.
         v: direction, same names and shapes.
 
     Returns:
-        H v with the names and shapes of theta.
+        n first and n second derivatives along v, exact to rounding.
     """
-    require_same_layout(theta, v, "direction")
-    with twice_differentiable_attention():
-        return jvp(grad(function), (theta,), ({name: v[name] for name in theta},))[1]
+    with torch.enable_grad(), twice_differentiable_attention():
+        t, u, first = _along(function, theta, v)
+        (slopes,) = torch.autograd.grad(first, u, retain_graph=True)
+        (second,) = torch.autograd.grad(first, t, create_graph=True)
+        return slopes, torch.autograd.grad(second, u)[0]
 
 
 def second_directional_derivative(
@@ -85,14 +136,22 @@ def second_directional_derivative(
     Returns:
         n second derivatives, exact to rounding.
     """
-    require_same_layout(theta, v, "direction")
     with torch.enable_grad(), twice_differentiable_attention():
-        t = next(iter(theta.values())).new_zeros(()).requires_grad_()
-        along = function({name: value.detach() + t * v[name] for name, value in theta.items()})
-        u = torch.ones_like(along).requires_grad_()
-        (first,) = torch.autograd.grad((u * along).sum(), t, create_graph=True)
+        t, u, first = _along(function, theta, v)
         (second,) = torch.autograd.grad(first, t, create_graph=True)
         return torch.autograd.grad(second, u)[0]
+
+
+def _along(
+    function: Callable[[Params], Tensor], theta: Params, v: Params
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return t = 0, multipliers u = 1, and d/dt <u, f(theta + t v)> with its graph."""
+    require_same_layout(theta, v, "direction")
+    t = next(iter(theta.values())).new_zeros(()).requires_grad_()
+    along = function({name: value.detach() + t * v[name] for name, value in theta.items()})
+    u = torch.ones_like(along).requires_grad_()
+    (first,) = torch.autograd.grad((u * along).sum(), t, create_graph=True)
+    return t, u, first
 
 
 def rademacher(theta: Params, variances: Mapping[str, float], *, seed: int, probe: int) -> Params:
@@ -158,6 +217,4 @@ def weighted_hutchinson_trace(
             for probe in range(probes)
         ]
     )
-    alone = torch.full_like(forms[0], math.inf)
-    error = forms.std(0) / math.sqrt(probes) if probes > 1 else alone
-    return TraceEstimate(trace=forms.mean(0), standard_error=error)
+    return TraceEstimate(forms)

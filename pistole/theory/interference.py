@@ -1,14 +1,18 @@
 """Theorem 1: how much first-order interference a mask removes (docs/method.md A.6, E.1)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pistole.errors import UserError
+from pistole.method.controls import permuted_masks
+from pistole.method.layers import Part, gather
+from pistole.method.masks import MaskSettings, stability_mask
 from pistole.method.vectors import Params, Real, require_finite, require_same_layout
-from pistole.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -63,33 +67,100 @@ class Interference:
     rho_max: float
 
 
+@dataclass(frozen=True)
+class Sums:
+    """The sums behind a contraction; those of disjoint layers add up to those of all of them.
+
+    Attributes:
+        terms: per gradient <g, M*tau>, <g, tau>, A(M), A(1), A(1) rho_w, ||M*tau||_1, ||tau||_1,
+            ||M*tau||_2^2, ||tau||_2^2.
+        highest: per gradient the largest M_j where g_j tau_j != 0; 0 if it is 0 everywhere.
+    """
+
+    terms: Float[Tensor, "gradients 9"]
+    highest: Float[Tensor, " gradients"]
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """Pool with the sums of other layers."""
+        return Sums(self.terms + other.terms, torch.maximum(self.highest, other.highest))
+
+    def contractions(self) -> list[Contraction]:
+        """Return one contraction per gradient."""
+        return [
+            _contraction(terms, highest)
+            for terms, highest in zip(self.terms.tolist(), self.highest.tolist(), strict=True)
+        ]
+
+
+class Exposure:
+    """One layer of a task vector under the gradients of several points, before any mask.
+
+    All in double precision; what no mask changes is computed once.
+    """
+
+    def __init__(self, gradients: Float[Tensor, "gradients d"], tau: Float[Tensor, " d"]) -> None:
+        """Weigh the coordinates: w_j = |g_j tau_j| / sum_i |g_i tau_i| (docs/method.md A.6).
+
+        Args:
+            gradients: one row per point.
+            tau: the layer of the task vector.
+        """
+        self.gradients, self.tau = gradients.double(), tau.double()
+        products = (self.gradients * self.tau).abs()
+        self.envelope = products.sum(1)
+        self.weights = products / torch.where(self.envelope > 0, self.envelope, 1)[:, None]
+        self.magnitudes = self.gradients.abs()
+        self.signed = self.gradients @ self.tau
+        self.norms = self.tau.abs().sum(), self.tau.square().sum()
+
+    def under(self, mask: Float[Tensor, " d"]) -> Sums:
+        """Sum what is left under a mask.
+
+        Args:
+            mask: M in [0, 1].
+
+        Returns:
+            One row of sums per gradient.
+        """
+        m = mask.double()
+        kept = m * self.tau
+        ours = (
+            self.gradients @ kept,
+            self.signed,
+            self.magnitudes @ kept.abs(),
+            self.envelope,
+            self.envelope * (self.weights @ m),
+        )
+        shared = (kept.abs().sum(), self.norms[0], kept.square().sum(), self.norms[1])
+        norms = torch.stack(shared).expand(len(self.gradients), -1)
+        highest = (
+            torch.where(self.weights > 0, m, 0).amax(1) if len(m) else torch.zeros_like(ours[0])
+        )
+        return Sums(torch.cat((torch.stack(ours, 1), norms), 1).cpu(), highest.cpu())
+
+
 def _ratio(top: float, bottom: float) -> float:
     return top / bottom if bottom else math.nan
 
 
-def interference_weights(gradient: Params, tau: Params) -> Params:
-    """Return w_j = |g_j tau_j| / sum_i |g_i tau_i| over all layers (docs/method.md A.6).
-
-    Args:
-        gradient: g of the other objective.
-        tau: task vector, same names and shapes.
-
-    Returns:
-        Weights in double precision that sum to 1; all 0 if nothing interferes.
-
-    Raises:
-        UserError: another layout, or tensors that are not finite.
-    """
-    require_same_layout(gradient, tau, "task vector")
-    require_finite(gradient, "gradient")
-    require_finite(tau, "task vector")
-    products = {name: (g.double() * tau[name].double()).abs() for name, g in gradient.items()}
-    total = sum(value.sum().item() for value in products.values())
-    return {name: value / total if total else value for name, value in products.items()}
+def _contraction(terms: list[float], highest: float) -> Contraction:
+    signed, signed_1, envelope, envelope_1, weighted, kept_1, whole_1, kept_2, whole_2 = terms
+    rho_w, retention = _ratio(weighted, envelope_1), _ratio(kept_1, whole_1)
+    return Contraction(
+        signed=signed,
+        signed_unmasked=signed_1,
+        envelope=envelope,
+        envelope_unmasked=envelope_1,
+        rho_w=rho_w,
+        rho_max=highest if envelope_1 else math.nan,
+        retention_l1=retention,
+        retention_l2=math.sqrt(_ratio(kept_2, whole_2)),
+        selectivity=_ratio(retention, rho_w),
+    )
 
 
 def contraction(gradient: Params, tau: Params, mask: Params) -> dict[str, Contraction]:
-    """Measure Theorem 1 for one task vector, layer by layer and pooled (docs/method.md A.6).
+    """Measure Theorem 1 for one task vector, tensor by tensor and pooled (docs/method.md A.6).
 
     Args:
         gradient: g of the other objective (g_rob for tau_nat), best from images that the mask
@@ -98,47 +169,72 @@ def contraction(gradient: Params, tau: Params, mask: Params) -> dict[str, Contra
         mask: its mask, in [0, 1], same names and shapes.
 
     Returns:
-        layer -> its contraction, and ``all`` over all layers together.
+        tensor -> its contraction, and ``all`` over all tensors together.
 
     Raises:
         UserError: another layout, tensors that are not finite, or a mask outside [0, 1].
     """
-    weights = interference_weights(gradient, tau)
+    require_same_layout(gradient, tau, "task vector")
     require_same_layout(gradient, mask, "mask")
-    rows, total, highest = {}, torch.zeros(10, dtype=torch.float64), 0.0
-    for name, weight in weights.items():
-        m = mask[name].detach().double()
-        if not ((m >= 0) & (m <= 1)).all():
+    require_finite(gradient, "gradient")
+    require_finite(tau, "task vector")
+    found = {}
+    for name, g in gradient.items():
+        if not ((mask[name] >= 0) & (mask[name] <= 1)).all():
             raise UserError(f"mask: tensor {name!r} leaves [0, 1]: run stage masks again")
-        sums = _sums(gradient[name].detach().double(), tau[name].detach().double(), m, weight)
-        most = m[weight > 0].max().item() if (weight > 0).any() else 0.0
-        rows[name] = _contraction(sums, most)
-        total, highest = total + sums, max(highest, most)
-    return rows | {"all": _contraction(total, highest)}
+        exposure = Exposure(g.detach().flatten()[None], tau[name].detach().flatten())
+        found[name] = exposure.under(mask[name].detach().flatten())
+    return {name: sums.contractions()[0] for name, sums in pooled(found).items()}
 
 
-def _sums(g: Tensor, t: Tensor, m: Tensor, w: Tensor) -> Tensor:
-    kept = m * t
-    parts = (g * kept, g * t, g.abs() * m * t.abs(), g.abs() * t.abs(), w * m, w)
-    parts += (kept.abs(), t.abs(), kept.square(), t.square())
-    return torch.stack([part.sum() for part in parts]).cpu()
+def pooled(layers: dict[str, Sums]) -> dict[str, Sums]:
+    """Add the entry ``all``: the sums over all layers.
+
+    Args:
+        layers: layer -> its sums; at least one.
+
+    Returns:
+        The layers and ``all``.
+    """
+    total, *rest = layers.values()
+    for sums in rest:
+        total += sums
+    return layers | {"all": total}
 
 
-def _contraction(sums: Tensor, most: float) -> Contraction:
-    signed, signed_1, envelope, envelope_1, kept_w, whole_w, *norms = sums.tolist()
-    rho_w = _ratio(kept_w, whole_w)
-    retention = _ratio(norms[0], norms[1])
-    return Contraction(
-        signed=signed,
-        signed_unmasked=signed_1,
-        envelope=envelope,
-        envelope_unmasked=envelope_1,
-        rho_w=rho_w,
-        rho_max=most if whole_w else math.nan,
-        retention_l1=retention,
-        retention_l2=math.sqrt(_ratio(norms[2], norms[3])),
-        selectivity=_ratio(retention, rho_w),
-    )
+def layer_sums(
+    gradients: Sequence[Params],
+    tau: Params,
+    scores: Params,
+    layer: tuple[str, list[Part]],
+    settings: Sequence[MaskSettings],
+    *,
+    seed: int,
+) -> list[tuple[Sums, Sums]]:
+    """Hold one layer under the masks of many settings (docs/method.md E.1).
+
+    The mask is made from the scores once per setting, for all gradients. The permuted mask of
+    docs/method.md A.10 is had by shuffling the pairs (g_j, tau_j) once, in place of every mask: a
+    shuffle is as likely as its inverse.
+
+    Args:
+        gradients: of the other objective, one per point.
+        tau: task vector, same names and shapes.
+        scores: sensitivity of the other objective, from which its mask is made.
+        layer: its name and parts, see :func:`pistole.method.layers.layers`.
+        settings: how the scores become masks.
+        seed: of the shuffle.
+
+    Returns:
+        Per setting the sums under the mask and under the permuted mask, a row per gradient.
+    """
+    name, parts = layer
+    s = gather(scores, parts)
+    rows = [gather(part, parts) for part in (*gradients, tau)]
+    shuffled = [permuted_masks({name: row}, seed=seed)[name] for row in rows]
+    aimed, aimless = (Exposure(torch.stack(r[:-1]), r[-1]) for r in (rows, shuffled))
+    masks = (stability_mask(s, setting) for setting in settings)
+    return [(aimed.under(mask), aimless.under(mask)) for mask in masks]
 
 
 def interference(nat: Contraction, rob: Contraction, *, lam: Real) -> Interference:
@@ -174,22 +270,3 @@ def interference(nat: Contraction, rob: Contraction, *, lam: Real) -> Interferen
         rho=max((part.rho_w for part, _ in active), default=math.nan),
         rho_max=max((part.rho_max for part, _ in active), default=math.nan),
     )
-
-
-def permuted_masks(masks: Params, *, seed: int) -> Params:
-    """Shuffle each layer's mask: the same values on the wrong coordinates (docs/method.md E.1).
-
-    The control of the contraction check: its selectivity is near 1.
-
-    Args:
-        masks: name -> mask.
-        seed: of the permutations, one per layer.
-
-    Returns:
-        Masks with the same shapes and, per layer, the same values.
-    """
-    shuffled = {}
-    for name, mask in masks.items():
-        order = torch.randperm(mask.numel(), generator=generator(seed, "permuted mask", name))
-        shuffled[name] = mask.flatten()[order.to(mask.device)].view(mask.shape)
-    return shuffled

@@ -15,6 +15,17 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 TRACKED = ("DVC_", "MLFLOW_", "PISTOLE_")  # what would make a command record itself in MLflow
 
+MODELS = {
+    "base": "base",
+    "natural": "checkpoints/natural",
+    "robust": "checkpoints/robust",
+    "wise_ft": "merged/wise_ft",
+    "vanilla": "merged/vanilla",
+    "gism": "merged/gism",
+    "pistole": "merged/pistole",
+    "uniform_shrink": "merged/uniform_shrink",
+    "permuted_mask_1": "merged/permuted_mask_1",
+}
 MICRO = {
     "profile": "micro",
     "threads": 1,
@@ -37,7 +48,23 @@ MICRO = {
     "select.grid": [0, 0.5, 1],
     "frontier.grid": [0, 1],
     "frontier.images": 8,
+    "methods": [name for name, place in MODELS.items() if place.startswith("merged/")],
+    "models": {name: f"artifacts/{place}" for name, place in MODELS.items()},
+    "frontier.methods": ["wise_ft", "vanilla", "pistole"],
     "theory.interference.kappas": [0, 1, 2],
+    "theory.interference.gammas": [0.5, 1],
+    "theory.interference.qs": [0.9, 1],
+    "theory.interference.lambdas": [0, 1],
+    "theory.interference.resamples": 3,
+    "theory.merge_path.methods": ["vanilla", "pistole", "permuted_mask_1"],
+    "theory.merge_path.samples": 4,
+    "theory.merge_path.lambdas": [0, 1],
+    "theory.merge_path.probes": 2,
+    "theory.merge_path.iterations": 2,
+    "theory.merge_path.pairs": 1,
+    "theory.agreement.radii": [0, "1/255", "4/255"],
+    "theory.linear_frontier.resamples": 20,
+    "theory.conflict_map.samples": 16,
     "theory.pci_trace.samples": 8,
     "theory.pci_trace.etas": [0.003, 0.01],
     "theory.pci_trace.pairs": 2,

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from pistole.cli import app
-from tests.e2e.micro import ROOT, write_micro
+from pistole.stages.theory import CHECKS
+from tests.e2e.micro import MODELS, ROOT, write_micro
 
 TASKS = ("clutter", "shape")
-MODELS = ("base", "natural", "robust", "wise_ft", "vanilla", "pistole")
+METHODS = tuple(name for name, place in MODELS.items() if place.startswith("merged/"))
 
 
 def commands(params: Path) -> list[list[str]]:
@@ -28,12 +29,10 @@ def commands(params: Path) -> list[list[str]]:
         ),
         ["masks"],
         ["select"],
-        *(["merge", method] for method in MODELS[3:]),
-        ["evaluate", "base", "--model", "artifacts/base"],
-        *(["evaluate", name, "--model", f"artifacts/checkpoints/{name}"] for name in MODELS[1:3]),
-        *(["evaluate", name, "--model", f"artifacts/merged/{name}"] for name in MODELS[3:]),
-        *(["frontier", method] for method in MODELS[3:]),
-        *(["theory", check] for check in ("interference", "pci_trace")),
+        *(["merge", method] for method in METHODS),
+        *(["evaluate", name, "--model", f"artifacts/{place}"] for name, place in MODELS.items()),
+        *(["frontier", method] for method in ("wise_ft", "vanilla", "pistole")),
+        *(["theory", check] for check in CHECKS),
         ["report"],
     ]
 
@@ -81,7 +80,7 @@ def test_metrics_json_has_the_promised_form(finished: Path):
         assert row["sum"] == pytest.approx(row["clean_mean"] + row["robust_mean"])
         assert re.fullmatch("[0-9a-f]{64}", row["digest"])
     assert set(metrics["frontier"]) == {"wise_ft", "vanilla", "pistole"}
-    assert set(metrics["theory"]) == {"interference", "pci_trace"}
+    assert set(metrics["theory"]) == set(CHECKS)
 
 
 def test_report_is_one_page_with_the_figures(finished: Path):

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from pistole.method.ball import group_norm, perturbation
 from pistole.method.criticality import PciEstimate, pci_weights
-from pistole.method.masks import CAP_MODES, complementary_masks, quantile, stability_mask
+from pistole.method.masks import (
+    CAP_MODES,
+    MaskSettings,
+    complementary_masks,
+    quantile,
+    stability_mask,
+)
 from pistole.method.merge import merge
 from pistole.method.trajectory import ascend_and_project
 from pistole.theory.interference import contraction
@@ -40,7 +46,7 @@ def triples(*bounds: tuple[float, float]) -> st.SearchStrategy[tuple[torch.Tenso
 @few
 @given(tensors(0, 1e6), levels, kappas, levels, st.sampled_from(CAP_MODES))
 def test_masks_stay_in_the_unit_interval(scores, gamma, kappa, q, cap_mode):
-    mask = stability_mask(scores, gamma=gamma, kappa=kappa, q=q, cap_mode=cap_mode)
+    mask = stability_mask(scores, MaskSettings(gamma=gamma, kappa=kappa, q=q, cap_mode=cap_mode))
     assert mask.shape == scores.shape
     assert ((mask >= 0) & (mask <= 1)).all()
 
@@ -48,16 +54,19 @@ def test_masks_stay_in_the_unit_interval(scores, gamma, kappa, q, cap_mode):
 @few
 @given(tensors(0, 1e6), levels, kappas, levels, st.sampled_from(CAP_MODES))
 def test_masks_never_rise_with_the_score(scores, gamma, kappa, q, cap_mode):
-    mask = stability_mask(scores, gamma=gamma, kappa=kappa, q=q, cap_mode=cap_mode)
+    mask = stability_mask(scores, MaskSettings(gamma=gamma, kappa=kappa, q=q, cap_mode=cap_mode))
     ordered = mask.flatten()[scores.flatten().sort(stable=True).indices]
-    assert (ordered.diff() <= 0).all()
+    assert (ordered.diff() <= 1e-6).all()  # vectorised powers of equal scores may differ by a bit
 
 
 @few
 @given(tensors(0, 1e6), levels, kappas, st.sampled_from(CAP_MODES))
 def test_masks_do_not_depend_on_the_unit_of_the_scores(scores, gamma, kappa, cap_mode):
     settings_ = {"gamma": gamma, "kappa": kappa, "q": 0.9, "cap_mode": cap_mode}
-    left, right = stability_mask(scores, **settings_), stability_mask(scores * 2**7, **settings_)
+    left, right = (
+        stability_mask(scores, MaskSettings(**settings_)),
+        stability_mask(scores * 2**7, MaskSettings(**settings_)),
+    )
     assert torch.allclose(left, right, atol=1e-5)
 
 
@@ -67,7 +76,9 @@ def test_a_tighter_cap_moves_each_reading_its_way(scores, gamma, kappa, q, other
     tight, loose = sorted((q, other))
 
     def mask(level: float, cap_mode: str) -> torch.Tensor:
-        return stability_mask(scores, gamma=gamma, kappa=kappa, q=level, cap_mode=cap_mode)
+        return stability_mask(
+            scores, MaskSettings(gamma=gamma, kappa=kappa, q=level, cap_mode=cap_mode)
+        )
 
     assert (mask(tight, "score_clip") >= mask(loose, "score_clip")).all()  # R1: looser
     for cap_mode in ("renorm", "mask_cap", "zero_top"):  # R2, R3, R4: tighter
@@ -78,7 +89,7 @@ def test_a_tighter_cap_moves_each_reading_its_way(scores, gamma, kappa, q, other
 @given(triples((-100, 100), (-100, 100)), levels, kappas, levels, st.sampled_from(CAP_MODES))
 def test_selectivity_is_at_least_one_in_a_layer(pair, gamma, kappa, q, cap_mode):
     g, tau = pair
-    mask = stability_mask(g.abs(), gamma=gamma, kappa=kappa, q=q, cap_mode=cap_mode)
+    mask = stability_mask(g.abs(), MaskSettings(gamma=gamma, kappa=kappa, q=q, cap_mode=cap_mode))
     row = contraction({"w": g}, {"w": tau}, {"w": mask})["w"]
     if row.rho_w > 1e-9:
         assert row.retention_l1 >= row.rho_w * (1 - 1e-6)
@@ -101,8 +112,10 @@ def test_the_envelope_contracts_by_rho_w_for_any_mask(triple):
 def test_swapping_the_sources_and_lambda_gives_the_same_model(parts, lam, kappa):
     base, nat, rob, s_nat, s_rob = ({"w": part} for part in parts)
     how = {"gamma": 0.5, "kappa": kappa, "q": 0.9, "cap_mode": "renorm"}
-    left = merge(base, nat, rob, complementary_masks(s_nat, s_rob, **how), lam=lam)
-    right = merge(base, rob, nat, complementary_masks(s_rob, s_nat, **how), lam=1 - lam)
+    left = merge(base, nat, rob, complementary_masks(s_nat, s_rob, MaskSettings(**how)), lam=lam)
+    right = merge(
+        base, rob, nat, complementary_masks(s_rob, s_nat, MaskSettings(**how)), lam=1 - lam
+    )
     assert torch.allclose(left["w"], right["w"], atol=1e-5)
 
 

@@ -43,19 +43,38 @@ stability:
   regen_adv: true
   perturb_1d: false
   pci: {{pairs: 4, dist: sphere, weight: abs, clip_pct: 95, floor: 0.1}}
+  score_stat: abs_mean
+  microbatch: 1
   batch_size: 8
   variant: pistole
   gamma: 0.5
   kappa: 2
   q: 0.999
   cap_mode: renorm
+  granularity: tensor
 methods: [wise_ft, pistole]
 models: {{base: artifacts/base, pistole: artifacts/merged/pistole}}
 merge: {{lambda: selected, rescale: none}}
 select: {{grid: [0, 0.5, 1]}}
-frontier: {{grid: [0, 1], images: 5}}
+frontier: {{methods: [pistole], grid: [0, 1], images: 5}}
 theory:
-  interference: {{kappas: [0, 2]}}
+  interference:
+    kappas: [0, 2]
+    gammas: [0.5]
+    qs: [0.9, 1]
+    cap_modes: [renorm]
+    lambdas: [0, 1]
+    resamples: 4
   pci_trace: {{samples: 4, etas: [1.0e-3, 1.0e-2], pairs: 2, probes: 2}}
+  merge_path:
+    methods: [pistole]
+    samples: 4
+    lambdas: [0, 1]
+    probes: 2
+    iterations: 2
+    pairs: 2
+  agreement: {{radii: [0, 1/255]}}
+  linear_frontier: {{resamples: 10}}
+  conflict_map: {{samples: 4, repeats: 2, top: 0.1}}
 report: {{bootstrap: 100}}
 """

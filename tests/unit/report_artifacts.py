@@ -1,16 +1,17 @@
 """Synthetic results of every stage before ``report``, as those stages write them."""
 
-import csv
-import itertools
-import json
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import report_theory_records
 import yaml
+from report_files import write_csv, write_json
 
 from pistole.params import Params
+from pistole.report.tables import MAIN
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "demo.yaml"
 TASKS = ("clutter", "digit")
@@ -21,8 +22,26 @@ LEVELS = {  # model -> chance of being right when clean, and of surviving then
     "robust": (0.74, 0.62),
     "wise_ft": (0.77, 0.58),
     "vanilla": (0.80, 0.55),
+    "gism": (0.81, 0.57),
+    "gism_pci": (0.82, 0.57),
+    "gism_apt": (0.81, 0.59),
     "pistole": (0.83, 0.60),
+    "wise_ft_matched": (0.79, 0.58),
+    "uniform_shrink": (0.82, 0.57),
+    "permuted_mask_1": (0.78, 0.57),
+    "permuted_mask_2": (0.79, 0.56),
+    "permuted_mask_3": (0.79, 0.57),
+    "self_mask": (0.81, 0.52),
+    "magnitude_mask": (0.825, 0.60),
+    "random_score": (0.79, 0.56),
+    "zero_nat": (0.84, 0.61),
 }
+LAMBDAS = {"wise_ft": 0.3, "vanilla": 0.4, "gism": 0.4, "gism_pci": 0.5, "gism_apt": 0.5}
+PISTOLE_LAMBDA = 0.5  # which the controls take
+MASKS = ("gism", "gism_pci", "gism_apt", "pistole", "magnitude", "random")
+UNMASKED = ("wise_ft", "vanilla")
+OWN = 0.12  # share of the images on which a row of ablation or controls has luck of its own
+METHODS = tuple(name for name in LEVELS if name not in ("base", "natural", "robust"))
 ATTACK = {"eps": 4 / 255, "apgd_ce": {"steps": 30, "restarts": 1}, "apgd_t": {"steps": 20}}
 
 
@@ -44,21 +63,6 @@ def make_params(**changes: object) -> Params:
     return Params.model_validate(raw)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write a table and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def write_artifacts(root: Path, tasks: tuple[str, ...] = TASKS, images: int = IMAGES) -> Path:
     """Write everything the report reads.
 
@@ -74,16 +78,24 @@ def write_artifacts(root: Path, tasks: tuple[str, ...] = TASKS, images: int = IM
     hard = {task: source.random((images, 2)) for task in tasks}
     for name, levels in LEVELS.items():
         _evaluation(root / "evaluation" / name, name, levels, hard)
-    for number, method in enumerate(("wise_ft", "vanilla", "pistole")):
-        _method(root, method, number, tasks)
-    write_json(root / "select" / "lambda.json", {"wise_ft": 0.3, "vanilla": 0.4, "pistole": 0.5})
+    for method in METHODS:
+        write_json(root / "merged" / method / "recipe.json", _recipe(method))
+    for number, method in enumerate(("wise_ft", "vanilla", "gism", "pistole")):
+        _curve(root, method, number, tasks)
+    write_json(root / "select" / "lambda.json", {m: lambda_of(m) for m in sorted(METHODS)})
     grid = [{"method": "pistole", "lambda": 0.5, "clean": 0.8, "robust": 0.4}]
     write_csv(root / "select" / "grid.csv", grid)
     for name, objective in (("natural", "erm"), ("robust", "tecoa")):
         _source(root, name, objective, source)
-    _interference(root / "theory" / "interference")
-    _pci_trace(root / "theory" / "pci_trace", source)
+    write_csv(root / "masks" / "statistics.csv", _mask_rows())
+    for check, write in report_theory_records.CHECKS.items():
+        write(root / "theory" / check)
     return root
+
+
+def lambda_of(method: str) -> float:
+    """The lambda of a merge."""
+    return LAMBDAS.get(method, PISTOLE_LAMBDA)
 
 
 def _evaluation(folder: Path, name: str, levels: tuple[float, float], hard: dict) -> None:
@@ -97,7 +109,9 @@ def _evaluation(folder: Path, name: str, levels: tuple[float, float], hard: dict
         "robust": {"record": "training.json", **_training("robust", "tecoa")},
     }
     tables, summary = [], {}
-    for task, draws in hard.items():
+    own, share = np.random.default_rng(list(name.encode())), 0 if name in MAIN else OWN
+    for task, shared in hard.items():
+        draws = np.where(own.random(shared.shape) < share, own.random(shared.shape), shared)
         clean = draws[:, 0] < levels[0]
         robust = clean & (draws[:, 1] < levels[1])
         weak = clean & (draws[:, 1] < levels[1] + 0.05)
@@ -119,7 +133,7 @@ def _evaluation(folder: Path, name: str, levels: tuple[float, float], hard: dict
         }
     record = {
         "model": name,
-        "digest": f"{len(name):x}" * 64,
+        "digest": hashlib.sha256(name.encode()).hexdigest(),
         "seed": 0,
         "attack": ATTACK,
         "tasks": summary,
@@ -132,9 +146,9 @@ def _evaluation(folder: Path, name: str, levels: tuple[float, float], hard: dict
 def _recipe(method: str) -> dict:
     return {
         "method": method,
-        "lambda": {"wise_ft": 0.3, "vanilla": 0.4, "pistole": 0.5}[method],
+        "lambda": lambda_of(method),
         "rescale": "none",
-        "variant": "pistole" if method == "pistole" else None,
+        "variant": None if method in UNMASKED else variant_of(method),
         "base_digest": "b" * 64,
         "vectors": {"natural": "1" * 64, "robust": "2" * 64},
         "statistics": {
@@ -144,6 +158,12 @@ def _recipe(method: str) -> dict:
             "sign_agreement": 0.57,
         },
     }
+
+
+def variant_of(method: str) -> str:
+    """Which masks a merge has."""
+    named = {"magnitude_mask": "magnitude", "random_score": "random"}
+    return named.get(method, method if method in MASKS else "pistole")
 
 
 def _training(name: str, objective: str) -> dict:
@@ -156,18 +176,30 @@ def _training(name: str, objective: str) -> dict:
     }
 
 
-def _method(root: Path, method: str, number: int, tasks: tuple[str, ...]) -> None:
+def _curve(root: Path, method: str, number: int, tasks: tuple[str, ...]) -> None:
     rows = []
     for lam in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        clean = 0.74 + (0.06, 0.12, 0.125)[number] * lam
-        robust = 0.47 - (0.32, 0.3, 0.27)[number] * lam ** (1.2 + 0.5 * number)
+        clean = 0.74 + (0.06, 0.12, 0.115, 0.125)[number] * lam
+        robust = 0.47 - (0.32, 0.3, 0.285, 0.27)[number] * lam ** (1.2 + 0.4 * number)
         row = {"lambda": lam, "clean_mean": clean, "robust_mean": robust}
         rows.append(row | {f"clean/{task}": clean for task in tasks})
     write_csv(root / "frontier" / method / "frontier.csv", rows)
     ids = {task: [f"{task}/{i}" for i in range(1, 40, 2)] for task in tasks}
     summary = {"attack": {"eps": 4 / 255, "apgd_ce": {"steps": 30}}, "images": 20, "ids": ids}
     write_json(root / "frontier" / method / "summary.json", summary)
-    write_json(root / "merged" / method / "recipe.json", _recipe(method))
+
+
+def _mask_rows() -> list[dict]:
+    layers = ("conv1.weight", "blocks.0.attn.in_proj_weight", "blocks.0.mlp.c_fc.weight", "proj")
+    rows = []
+    for number, variant in enumerate(MASKS):
+        for side, source in enumerate(("natural", "robust")):
+            for place, layer in enumerate((*layers, "all")):
+                mean = 0.3 + 0.05 * number + 0.02 * side + 0.04 * place
+                kept = {"l1_retention": mean + 0.01, "l2_retention": mean + 0.03}
+                where = {"variant": variant, "source": source, "layer": layer}
+                rows.append(where | {"mean_mask": mean} | kept)
+    return rows
 
 
 def _source(root: Path, name: str, objective: str, source: np.random.Generator) -> None:
@@ -176,64 +208,10 @@ def _source(root: Path, name: str, objective: str, source: np.random.Generator) 
     curve = [{"step": i, "loss": float(v), "lr": 1e-4} for i, v in enumerate(loss)]
     write_csv(root / "checkpoints" / name / "curve.csv", curve)
     medians = {"gism": 0.36, "gism_pci": 0.44, "gism_apt": 0.71, "pistole": 0.78}
-    summary = {"reliability": medians, "pci_reliability": [0.6, 0.7]}
+    summary = {
+        "reliability": medians,
+        "pci_reliability": [0.6, 0.7],
+        "score_stat": "abs_mean",
+        "forward_equivalents": 23040 if name == "natural" else 51234,
+    }
     write_json(root / "stability" / name / "summary.json", summary)
-
-
-def _interference(folder: Path) -> None:
-    rows = []
-    places = itertools.product(("natural", "robust"), ("source", "base"))
-    for (gradient, point), hardness in zip(places, (0.25, 0.4, 0.3, 0.5), strict=True):
-        for kappa in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0):
-            rho = float(np.exp(-hardness * kappa**0.8))
-            kept = float(np.exp(-0.7 * hardness * kappa**0.8))
-            rows.append(
-                {
-                    "gradient": gradient,
-                    "point": point,
-                    "kappa": kappa,
-                    "envelope_ratio": rho,
-                    "rho_w": rho,
-                    "interference_ratio": 1.2 * rho,
-                    "selectivity": kept / rho,
-                    "selectivity_permuted": 1.01,
-                    "retention_l1": kept,
-                }
-            )
-    write_csv(folder / "table.csv", rows)
-    summary = {
-        "claim": "the masks shrink the interference envelope by rho_w",
-        "measurement": "A(M)/A(1) on the measure slice, for seven kappas",
-        "verdict": "holds",
-        "identity_error": 1.2e-7,
-    }
-    write_json(folder / "summary.json", summary)
-
-
-def _pci_trace(folder: Path, source: np.random.Generator) -> None:
-    rows = []
-    for eta in (1e-3, 1e-2):
-        for model in ("natural", "robust"):
-            for inputs, size in (("clean", 1e-4), ("adversarial", 1e-2)):
-                predicted = size * source.standard_normal(30) * np.exp(source.standard_normal(30))
-                for i, value in enumerate(predicted):
-                    measured = float(value * (1 + 0.2 * source.standard_normal()))
-                    row = {"model": model, "inputs": inputs, "eta": eta, "id": str(i)}
-                    rows.append(row | {"pci": measured, "trace_over_2p": float(value), "p": 0.4})
-    write_csv(folder / "table.csv", rows)
-    fits = [
-        {"eta": 1e-3, "spearman": 0.71, "slope": 0.88, "r2": 0.6},
-        {"eta": 1e-2, "spearman": 0.93, "slope": 1.04, "r2": 0.9},
-    ]
-    summary = {
-        "claim": "PCI is half the weighted trace over p",
-        "measurement": "antithetic pairs against Hutchinson probes, 60 images",
-        "verdict": "undecided",
-        "eta": 1e-2,
-        "spearman": 0.93,
-        "spearman_ci95": [0.9, 0.95],
-        "slope": 1.04,
-        "r2": 0.9,
-        "by_eta": fits,
-    }
-    write_json(folder / "summary.json", summary)

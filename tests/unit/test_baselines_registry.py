@@ -1,6 +1,7 @@
 """Merging methods behind one signature (docs/method.md C)."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from pistole.baselines.registry import METHODS, compose
 from pistole.errors import UserError
 from pistole.method.merge import merge
+from pistole.params.fields import Method
 from tests.unit.method_models import random_params
 
 BASE, NAT, ROB = (random_params(seed) for seed in range(3))
@@ -21,8 +23,19 @@ def same(left: dict, right: dict) -> bool:
 
 
 def test_the_methods_of_the_table_are_there():
-    assert set(METHODS) == {"wise_ft", "vanilla", "pistole"}
-    assert {name for name, method in METHODS.items() if method.needs_masks} == {"pistole"}
+    assert tuple(METHODS) == get_args(Method)
+    assert [name for name, method in METHODS.items() if method.masks is None] == [
+        "wise_ft",
+        "vanilla",
+    ]
+    assert [name for name, method in METHODS.items() if not method.matched] == [
+        "wise_ft",
+        "vanilla",
+        "gism",
+        "gism_pci",
+        "gism_apt",
+        "pistole",
+    ]
 
 
 def test_vanilla_mixes_both_vectors():
@@ -63,7 +76,7 @@ def test_an_unknown_method_names_the_nearest(name, near):
         compose(name, BASE, NAT, ROB, lam=0.4)
 
 
-@pytest.mark.parametrize("name", ["wise_ft", "vanilla", "pistole"])
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_refuses_what_cannot_be_merged(name):
     for lam in (-0.1, 1.1, math.nan):
         with pytest.raises(UserError, match="lambda is"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pistole.errors import UserError
+from pistole.method.ball import group_norm
 from pistole.method.criticality import (
     PciEstimate,
     antithetic_pci,
@@ -297,3 +298,53 @@ def test_weights_have_mean_one_and_respect_the_floor(kind):
 def test_bad_weight_settings_are_refused(bad, words):
     with pytest.raises(UserError, match=words):
         weights([1.0], **({"kind": "abs"} | bad))
+
+
+def _drawn(dist: str, seed: int, **shapes) -> dict[str, torch.Tensor]:
+    return perturbation(
+        random_params(0, **shapes), 0.1, dist=dist, ball="layer", perturb_1d=True,
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dist", ["sphere", "ball", "gaussian"])
+def test_a_perturbation_is_a_function_of_its_generator(dist):
+    assert torch.equal(_drawn(dist, 1, w=(30, 20))["w"], _drawn(dist, 1, w=(30, 20))["w"])
+    assert not torch.equal(_drawn(dist, 1, w=(30, 20))["w"], _drawn(dist, 2, w=(30, 20))["w"])
+
+
+def test_lengths_of_the_three_laws():
+    """On the sphere exactly r; in the ball below it; a Gaussian's length scatters around r."""
+    radius = 0.1 * group_norm(random_params(0, w=(3, 2)), ["w"])
+    lengths = {
+        dist: torch.tensor([group_norm(_drawn(dist, i, w=(3, 2)), ["w"]) for i in range(200)])
+        for dist in ("sphere", "ball", "gaussian")
+    }
+    assert (lengths["sphere"] - radius).abs().max() < 1e-6
+    assert lengths["ball"].max() <= radius
+    assert lengths["ball"].mean().item() == pytest.approx(radius * 6 / 7, rel=0.03)
+    assert lengths["gaussian"].max() > 1.1 * radius
+    assert lengths["gaussian"].square().mean().item() == pytest.approx(radius**2, rel=0.15)
+
+
+def test_a_single_coordinate_has_the_variance_of_its_ball():
+    theta = {"w": torch.tensor([2.0])}
+    for dist, below in (("sphere", 1), ("gaussian", 1), ("ball", 3)):
+        found = layer_variances(theta, eta=0.1, dist=dist, ball="layer", perturb_1d=True)
+        assert found["w"] == pytest.approx(0.2**2 / below)
+
+
+def test_messages_list_what_there_is():
+    theta = {"w": torch.ones(2, 2)}
+    how = {"eta": 0.1, "dist": "sphere", "ball": "layer", "perturb_1d": True}
+    for change, words in (
+        ({"ball": "x"}, "choose one of layer, global$"),
+        ({"dist": "x"}, "choose one of sphere, ball, gaussian$"),
+        ({"eta": float("inf")}, "eta is inf"),
+    ):
+        with pytest.raises(UserError, match=words):
+            layer_variances(theta, **(how | change))
+    estimate = PciEstimate(*[torch.ones(3)] * 4)
+    with pytest.raises(UserError, match=r"choose one of abs, neg, pos, softplus, rms, one$"):
+        pci_weights(estimate, "x", clip_pct=95, floor=0.1)
+    assert pci_weights(estimate, "abs", clip_pct=0.5, floor=0).tolist() == [1, 1, 1]

@@ -7,7 +7,7 @@ import torch
 
 from pistole.baselines.linear import vanilla
 from pistole.errors import UserError
-from pistole.method.masks import complementary_masks
+from pistole.method.masks import MaskSettings, complementary_masks
 from pistole.method.merge import merge
 from pistole.method.vectors import task_vector
 from tests.unit.method_models import random_params
@@ -24,7 +24,7 @@ def masks(kappa: float = 2, swapped: bool = False) -> tuple[dict, dict]:
     scores = [{k: v.abs() for k, v in random_params(seed).items()} for seed in (5, 6)]
     if swapped:
         scores.reverse()
-    return complementary_masks(*scores, kappa=kappa, **MASKING)
+    return complementary_masks(*scores, MaskSettings(kappa=kappa, **MASKING))
 
 
 def same(left: dict, right: dict) -> bool:
@@ -119,3 +119,13 @@ def test_an_unknown_rescale_is_refused():
     theta_0, _, tau_nat, tau_rob = ingredients()
     with pytest.raises(UserError, match="rescale is 'l2'"):
         merge(theta_0, tau_nat, tau_rob, masks(), lam=0.5, rescale="l2")
+
+
+def test_masks_above_one_or_of_one_vector_alone_are_refused():
+    theta = random_params(0)
+    ones = {k: torch.ones_like(v) for k, v in theta.items()}
+    above = {k: v * 1.5 for k, v in ones.items()}
+    with pytest.raises(UserError, match=r"^robust mask: tensor 'weight' leaves"):
+        merge(theta, theta, theta, (ones, above), lam=0.5)
+    with pytest.raises(UserError, match=r"choose one of none, norm$"):
+        merge(theta, theta, theta, (ones, ones), lam=0.5, rescale="x")

@@ -1,17 +1,20 @@
 """APT: the trajectory, its scores and its ball (docs/method.md A.4)."""
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from pistole.errors import UserError
 from pistole.method.ball import group_norm
-from pistole.method.masks import complementary_masks
+from pistole.method.masks import MaskSettings, complementary_masks
 from pistole.method.reliability import spearman, split_half_reliability
+from pistole.method.scores import accumulate, magnitude, micro_size
 from pistole.method.trajectory import (
     VARIANTS,
-    StepGradients,
+    VariantScores,
     ascend_and_project,
     trajectory_scores,
 )
@@ -20,34 +23,71 @@ from tests.unit.method_models import log_prob, mlp, random_params, samples
 Params = dict[str, torch.Tensor]
 
 
-class Gradients:
-    """Exact half gradients of the test classifier's mean loss; records where it was asked."""
+class Point:
+    """Exact micro-batch gradients of the test classifier's mean loss at one point."""
 
-    def __init__(self, weights: torch.Tensor | None = None) -> None:
+    def __init__(self, source: "Gradients", theta: Params) -> None:
+        self.source, self.theta = source, theta
+
+    def micro(self, half: int, weighted: bool) -> Iterator[tuple[int, Params]]:
+        source = self.source
+        weights = source.weights if weighted else torch.ones_like(source.weights)
+        for chosen in torch.arange(half, len(weights), 2).split(source.size):
+            yield len(chosen), source.mean(self.theta, weights, chosen)
+
+
+class Gradients:
+    """The points of a path; records where it was asked."""
+
+    def __init__(self, weights: torch.Tensor | None = None, size: int = 4) -> None:
         self.x, self.y = samples(8)
         self.weights = torch.ones(8, dtype=torch.float64) if weights is None else weights
+        self.size = size
         self.points: list[Params] = []
 
-    def half(self, theta: Params, weights: torch.Tensor, start: int) -> Params:
+    def mean(self, theta: Params, weights: torch.Tensor, chosen: torch.Tensor) -> Params:
         def loss(point: Params) -> torch.Tensor:
-            return -(weights * log_prob(self.x, self.y)(point))[start::2].mean()
+            return -(weights * log_prob(self.x, self.y)(point))[chosen].mean()
 
         return torch.func.grad(loss)(theta)
+
+    def half(self, theta: Params, weights: torch.Tensor, start: int) -> Params:
+        return self.mean(theta, weights, torch.arange(start, 8, 2))
 
     def full(self, theta: Params, weights: torch.Tensor) -> Params:
-        def loss(point: Params) -> torch.Tensor:
-            return -(weights * log_prob(self.x, self.y)(point)).mean()
+        return self.mean(theta, weights, torch.arange(8))
 
-        return torch.func.grad(loss)(theta)
-
-    def __call__(self, step: int, theta: Params) -> StepGradients:
+    def __call__(self, step: int, theta: Params) -> Point:
         assert step == len(self.points)
-        self.points.append(theta)
-        ones = torch.ones_like(self.weights)
-        return StepGradients(
-            plain=(self.half(theta, ones, 0), self.half(theta, ones, 1)),
-            weighted=(self.half(theta, self.weights, 0), self.half(theta, self.weights, 1)),
+        self.points.append({name: value.clone() for name, value in theta.items()})
+        return Point(self, theta)
+
+
+class Given:
+    """A point whose two halves have given gradients, weighted or not."""
+
+    def __init__(self, *halves: Params) -> None:
+        self.halves = halves
+
+    def micro(self, half: int, weighted: bool) -> Iterator[tuple[int, Params]]:
+        del weighted
+        yield 1, self.halves[half]
+
+
+def copied(params: Params) -> Params:
+    return {name: value.clone() for name, value in params.items()}
+
+
+def path_scores(*args, **settings) -> dict[str, VariantScores]:
+    """All variants, copied out of the working memory as they come."""
+    return {
+        found.variant: VariantScores(
+            found.variant,
+            copied(found.scores),
+            (copied(found.halves[0]), copied(found.halves[1])),
         )
+        for found in trajectory_scores(*args, **settings)
+    }
 
 
 def close(left: Params, right: Params) -> bool:
@@ -60,66 +100,65 @@ WEIGHTS = torch.linspace(0.2, 1.8, 8, dtype=torch.float64)
 def test_one_step_without_weights_is_gism():
     """K = 1, w = 1: every variant is |expected gradient at theta_s|."""
     theta, source = mlp(), Gradients()
-    found = trajectory_scores(theta, source, steps=1, eta=0.005)
+    found = path_scores(theta, source, steps=1, eta=0.005)
     gism = {k: v.abs() for k, v in source.full(theta, torch.ones(8, dtype=torch.float64)).items()}
     for variant in VARIANTS:
-        assert close(found.scores[variant], gism)
+        assert close(found[variant].scores, gism)
     assert len(source.points) == 1
 
 
 def test_the_path_scores_are_the_mean_of_magnitudes_over_the_points():
     theta, source = mlp(), Gradients(WEIGHTS)
-    found = trajectory_scores(theta, source, steps=3, eta=0.05)
+    found = path_scores(theta, source, steps=3, eta=0.05)
     assert len(source.points) == 3
     for variant, weights in (("gism_apt", torch.ones_like(WEIGHTS)), ("pistole", WEIGHTS)):
         steps = [source.full(point, weights) for point in source.points]
         for name in theta:
             mean = torch.stack([step[name].abs() for step in steps]).mean(0)
-            assert torch.allclose(found.scores[variant][name], mean, rtol=1e-9, atol=1e-14)
+            assert torch.allclose(found[variant].scores[name], mean, rtol=1e-9, atol=1e-14)
     for variant, weights in (("gism", torch.ones_like(WEIGHTS)), ("gism_pci", WEIGHTS)):
         first = source.full(theta, weights)
-        assert close(found.scores[variant], {k: v.abs() for k, v in first.items()})
+        assert close(found[variant].scores, {k: v.abs() for k, v in first.items()})
 
 
 def test_signs_that_cancel_along_the_path_still_count():
     theta = {"w": torch.ones(2, 2)}
 
-    def flipping(step: int, point: Params) -> StepGradients:
+    def flipping(step: int, point: Params) -> Given:
         g = {"w": torch.full((2, 2), (-1.0) ** step)}
-        return StepGradients(plain=(g, g), weighted=(g, g))
+        return Given(g, g)
 
-    found = trajectory_scores(theta, flipping, steps=2, eta=0.01)
-    assert torch.equal(found.scores["pistole"]["w"], torch.ones(2, 2))
+    found = path_scores(theta, flipping, steps=2, eta=0.01)
+    assert torch.equal(found["pistole"].scores["w"], torch.ones(2, 2))
 
 
 def test_signs_that_cancel_between_samples_do_not_count():
     theta = {"w": torch.ones(1, 1)}
 
-    def opposed(step: int, point: Params) -> StepGradients:
-        up, down = {"w": torch.ones(1, 1)}, {"w": -torch.ones(1, 1)}
-        return StepGradients(plain=(up, down), weighted=(up, down))
+    def opposed(step: int, point: Params) -> Given:
+        return Given({"w": torch.ones(1, 1)}, {"w": -torch.ones(1, 1)})
 
-    found = trajectory_scores(theta, opposed, steps=1, eta=0.01)
-    assert found.scores["gism"]["w"].item() == 0
-    assert [half["w"].item() for half in found.halves["gism"]] == [1, 1]
+    found = path_scores(theta, opposed, steps=1, eta=0.01)
+    assert found["gism"].scores["w"].item() == 0
+    assert [half["w"].item() for half in found["gism"].halves] == [1, 1]
 
 
 def test_halves_are_scored_on_the_same_path():
     theta, source = mlp(), Gradients(WEIGHTS)
-    found = trajectory_scores(theta, source, steps=2, eta=0.05)
+    found = path_scores(theta, source, steps=2, eta=0.05)
     for start in (0, 1):
         steps = [source.half(point, WEIGHTS, start) for point in source.points]
         mean = {k: (steps[0][k].abs() + steps[1][k].abs()) / 2 for k in theta}
-        assert close(found.halves["pistole"][start], mean)
+        assert close(found["pistole"].halves[start], mean)
         first = source.half(theta, torch.ones_like(WEIGHTS), start)
-        assert close(found.halves["gism"][start], {k: v.abs() for k, v in first.items()})
+        assert close(found["gism"].halves[start], {k: v.abs() for k, v in first.items()})
 
 
 def test_the_path_climbs_the_unweighted_loss_of_the_whole_set():
     theta = mlp()
     plain, weighted = Gradients(), Gradients(WEIGHTS)
-    trajectory_scores(theta, plain, steps=4, eta=0.05)
-    trajectory_scores(theta, weighted, steps=4, eta=0.05)
+    path_scores(theta, plain, steps=4, eta=0.05)
+    path_scores(theta, weighted, steps=4, eta=0.05)
     for left, right in zip(plain.points, weighted.points, strict=True):
         assert close(left, right)
     losses = [-log_prob(plain.x, plain.y)(point).mean().item() for point in plain.points]
@@ -130,8 +169,8 @@ def test_the_path_climbs_the_unweighted_loss_of_the_whole_set():
 @pytest.mark.parametrize("steps", [2, 5])
 def test_beta_is_twice_eta_over_k_by_default(steps):
     theta, default, given = mlp(), Gradients(), Gradients()
-    trajectory_scores(theta, default, steps=steps, eta=0.01)
-    trajectory_scores(theta, given, steps=steps, eta=0.01, beta=2 * 0.01 / steps)
+    path_scores(theta, default, steps=steps, eta=0.01)
+    path_scores(theta, given, steps=steps, eta=0.01, beta=2 * 0.01 / steps)
     for left, right in zip(default.points, given.points, strict=True):
         assert all(torch.equal(left[name], right[name]) for name in theta)
     moved = {k: default.points[1][k] - theta[k] for k in theta}
@@ -180,15 +219,17 @@ def test_a_layer_without_gradient_or_norm_stays():
 
 def test_inputs_are_not_changed():
     theta, before = mlp(), mlp()
-    trajectory_scores(theta, Gradients(), steps=3, eta=0.05, perturb_1d=True)
+    path_scores(theta, Gradients(), steps=3, eta=0.05, perturb_1d=True)
     assert all(torch.equal(theta[k], before[k]) for k in theta)
 
 
 def test_path_scores_suppress_wherever_a_point_had_gradient():
     """Corollary 1: g_j != 0 at one point of the path gives M_j < 1."""
     theta, source = mlp(), Gradients()
-    scores = trajectory_scores(theta, source, steps=3, eta=0.05).scores["pistole"]
-    masks, _ = complementary_masks(scores, scores, gamma=0.5, kappa=2, q=1, cap_mode="none")
+    scores = path_scores(theta, source, steps=3, eta=0.05)["pistole"].scores
+    masks, _ = complementary_masks(
+        scores, scores, MaskSettings(gamma=0.5, kappa=2, q=1, cap_mode="none")
+    )
     assert all((masks[k][scores[k] > 0] < 1).all() for k in theta)
 
 
@@ -205,26 +246,107 @@ def test_path_scores_suppress_wherever_a_point_had_gradient():
 def test_bad_settings_are_refused(bad, words):
     settings = {"steps": 2, "eta": 0.01} | bad
     with pytest.raises(UserError, match=words):
-        trajectory_scores(mlp(), Gradients(), **settings)
+        path_scores(mlp(), Gradients(), **settings)
 
 
 def test_bad_gradients_are_refused():
-    theta, good = mlp(), Gradients()(0, mlp())
+    theta = mlp()
+    good = Gradients().half(theta, WEIGHTS, 0)
 
-    def broken(change: Params, drop: str = "") -> StepGradients:
-        half = {k: v for k, v in (good.weighted[1] | change).items() if k != drop}
-        return StepGradients(plain=good.plain, weighted=(good.weighted[0], half))
+    def broken(change: Params, drop: str = "") -> Given:
+        return Given(good, {k: v for k, v in (good | change).items() if k != drop})
 
     nan = {"1.bias": torch.full((6,), math.nan, dtype=torch.float64)}
     for answer, words in (
-        (broken(nan), "gradient of step 0: tensor '1.bias' is not finite"),
+        (broken(nan), "gradient: tensor '1.bias' is not finite"),
         (broken({}, drop="1.bias"), "'1.bias' is missing"),
         (broken({"1.bias": torch.zeros(5, dtype=torch.float64)}), "'1.bias' has shape"),
     ):
         with pytest.raises(UserError, match=words):
-            trajectory_scores(theta, lambda *_, answer=answer: answer, steps=1, eta=0.01)
+            path_scores(theta, lambda *_, answer=answer: answer, steps=1, eta=0.01)
     with pytest.raises(UserError, match=r"source: tensor '1\.bias' is not finite"):
-        trajectory_scores(theta | nan, Gradients(), steps=1, eta=0.01)
+        path_scores(theta | nan, Gradients(), steps=1, eta=0.01)
+
+
+@pytest.mark.parametrize("statistic", ["abs_mean", "mean_abs", "rms"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_statistics_are_those_of_the_single_gradients(statistic, weighted):
+    """Against the per-sample gradients themselves, in double precision."""
+    theta, source = mlp(), Gradients(WEIGHTS, size=1)
+    found = path_scores(theta, source, steps=1, eta=0.01, statistic=statistic)
+    variant, weights = ("gism_pci", WEIGHTS) if weighted else ("gism", torch.ones_like(WEIGHTS))
+    single = [source.mean(theta, weights, torch.tensor([i])) for i in range(8)]
+    for name in theta:
+        g = torch.stack([one[name] for one in single])
+        summary = {
+            "abs_mean": lambda part: part.mean(0).abs(),
+            "mean_abs": lambda part: part.abs().mean(0),
+            "rms": lambda part: part.square().mean(0).sqrt(),
+        }[statistic]
+        assert torch.allclose(found[variant].scores[name], summary(g), rtol=1e-10)
+        for half in (0, 1):
+            assert torch.allclose(
+                found[variant].halves[half][name], summary(g[half::2]), rtol=1e-10
+            )
+
+
+@pytest.mark.parametrize("statistic", ["abs_mean", "mean_abs", "rms"])
+def test_every_statistic_climbs_the_same_path(statistic):
+    theta, own, reference = mlp(), Gradients(WEIGHTS, size=1), Gradients(WEIGHTS)
+    path_scores(theta, own, steps=4, eta=0.05, statistic=statistic)
+    path_scores(theta, reference, steps=4, eta=0.05)
+    for left, right in zip(own.points, reference.points, strict=True):
+        assert close(left, right)
+
+
+def test_mean_abs_lies_between_the_two_others():
+    """One micro-batch per half is abs_mean of the halves; single images give E|g| <= rms."""
+    theta = mlp()
+    found = {
+        (statistic, size): path_scores(
+            theta, Gradients(size=size), steps=1, eta=0.01, statistic=statistic
+        )["gism"]
+        for statistic, size in (("abs_mean", 4), ("mean_abs", 4), ("mean_abs", 1), ("rms", 1))
+    }
+    for half in (0, 1):
+        assert close(found["mean_abs", 4].halves[half], found["abs_mean", 4].halves[half])
+    for name in theta:
+        chain = [found[key].scores[name] for key in (("abs_mean", 4), ("mean_abs", 4),
+                 ("mean_abs", 1), ("rms", 1))]  # fmt: skip
+        assert all((a <= b * (1 + 1e-9)).all() for a, b in itertools.pairwise(chain))
+
+
+def test_micro_batches_change_nothing_but_rounding():
+    """In single precision, as the stage runs: the sums may differ by 1e-5 of the score."""
+    theta = {name: value.float() for name, value in mlp().items()}
+    found = []
+    for size in (4, 1):
+        source = Gradients(WEIGHTS.float(), size=size)
+        source.x = source.x.float()
+        found.append(path_scores(theta, source, steps=3, eta=0.05))
+    for variant in VARIANTS:
+        for name in theta:
+            whole, parts = (one[variant].scores[name] for one in found)
+            assert (whole - parts).abs().max() <= 1e-5 * whole.abs().max()
+
+
+def test_the_sums_of_the_halves_are_where_the_caller_puts_them():
+    made: list[Params] = []
+
+    def allocate(like: Params) -> Params:
+        made.append({name: torch.zeros_like(value) for name, value in like.items()})
+        return made[-1]
+
+    *_, last = trajectory_scores(mlp(), Gradients(), steps=2, eta=0.01, allocate=allocate)
+    assert last.variant == "pistole"
+    assert len(made) == 4
+    assert last.halves == (made[2], made[3])
+    assert all((value > 0).any() for value in made[2].values())
+
+
+def test_an_unknown_statistic_is_refused():
+    with pytest.raises(UserError, match="score_stat is 'median'"):
+        path_scores(mlp(), Gradients(), steps=1, eta=0.01, statistic="median")
 
 
 def test_spearman_ranks():
@@ -244,3 +366,49 @@ def test_split_half_reliability_is_per_layer():
     assert found == pytest.approx({"weight": 1, "bias": -1, "conv": 0})
     with pytest.raises(UserError, match="'conv' is missing"):
         split_half_reliability(first, {k: first[k] for k in ("weight", "bias")})
+
+
+def test_micro_batches_of_unequal_size_weigh_by_their_images():
+    total, signed = ({"w": torch.zeros(1)} for _ in range(2))
+    micro = [(3, {"w": torch.tensor([2.0])}), (1, {"w": torch.tensor([-4.0])})]
+    for statistic, expected in (("abs_mean", 2.0), ("mean_abs", 10.0), ("rms", 28.0)):
+        total["w"].zero_()
+        signed["w"].zero_()
+        assert accumulate(micro, statistic, total, signed) == 4
+        assert total["w"].item() == expected
+        assert signed["w"].item() == 2.0
+    assert magnitude(torch.tensor(28.0), 4, "rms").item() == pytest.approx(7**0.5)
+    assert magnitude(torch.tensor(-8.0), 4, "abs_mean").item() == 2.0
+
+
+def test_images_per_gradient():
+    assert micro_size("abs_mean", 2, 64) == 64
+    assert micro_size("mean_abs", 2, 64) == 2
+    assert micro_size("rms", 2, 64) == 1
+    with pytest.raises(UserError, match=r"choose one of abs_mean, mean_abs, rms$"):
+        micro_size("max", 2, 64)
+
+
+def test_by_default_tensors_of_one_dimension_do_not_move():
+    default, source = Gradients(), Gradients()
+    path_scores(mlp(), default, steps=2, eta=0.05)
+    path_scores(mlp(), source, steps=2, eta=0.05, perturb_1d=True)
+    assert torch.equal(default.points[1]["0.bias"], mlp()["0.bias"])
+    assert not torch.equal(source.points[1]["0.bias"], mlp()["0.bias"])
+
+
+@pytest.mark.parametrize("beta", [0, math.inf, math.nan])
+def test_a_step_that_is_no_positive_number_is_refused(beta):
+    with pytest.raises(UserError, match="beta is"):
+        path_scores(mlp(), Gradients(), steps=2, eta=0.01, beta=beta)
+
+
+def test_spearman_of_two_values_and_of_values_that_differ_late():
+    assert spearman(torch.tensor([1.0, 2.0]), torch.tensor([5.0, 9.0])) == pytest.approx(1)
+    late, ramp = torch.tensor([1.0, 1.0, 3.0, 2.0]), torch.arange(4.0)
+    early = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    for tensor in (late, early):
+        assert spearman(tensor, ramp) == pytest.approx(spearman(ramp, tensor))
+        assert spearman(tensor, ramp) > 0.7
+    with pytest.raises(UserError, match=r"^scores of the second half: tensor"):
+        split_half_reliability({"a": ramp}, {"b": ramp})

@@ -65,3 +65,23 @@ def test_statistics_of_a_zero_vector_are_finite():
 def test_statistics_refuse_nan():
     with pytest.raises(UserError, match="robust task vector: tensor 'a'"):
         vector_statistics({"a": torch.ones(1)}, {"a": torch.tensor([float("nan")])})
+
+
+def test_signs_are_compared_where_both_coordinates_moved():
+    tau_nat = {"w": torch.tensor([1.0, 1.0, -1.0, 0.0, 2.0])}
+    tau_rob = {"w": torch.tensor([3.0, -1.0, -2.0, 5.0, 0.0])}
+    assert vector_statistics(tau_nat, tau_rob)["sign_agreement"] == pytest.approx(2 / 3)
+
+
+def test_messages_name_the_model():
+    whole, part = {"a": torch.ones(1), "b": torch.ones(1)}, {"a": torch.ones(1)}
+    nan = {"a": torch.ones(1), "b": torch.tensor([float("nan")])}
+    remedy = "'b' is missing: give tensors of one and the same architecture$"
+    for call, words in (
+        (lambda: task_vector(part, whole), f"^fine-tuned model: tensor {remedy}"),
+        (lambda: task_vector(nan, whole), "^fine-tuned model: tensor 'b' is not finite"),
+        (lambda: vector_statistics(whole, part), f"^robust task vector: tensor {remedy}"),
+        (lambda: vector_statistics(nan, whole), "^natural task vector: tensor 'b' is not finite"),
+    ):
+        with pytest.raises(UserError, match=words):
+            call()

@@ -141,6 +141,16 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
             "methods: pistole is missing: the theory checks measure it, add it",
         ),
         (
+            "frontier: {methods: [pistole]",
+            "frontier: {methods: [vanilla, pistole]",
+            "frontier.methods: vanilla is not in methods: add it there",
+        ),
+        (
+            "    methods: [pistole]",
+            "    methods: [gism]",
+            "theory.merge_path.methods: gism is not in methods: add it there",
+        ),
+        (
             "score: 8",
             "score: 7",
             "slices.score: 7 has no two halves to compare: give an even number",
@@ -190,7 +200,7 @@ def test_contradictions_are_refused_without_a_file_too():
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (TEXT + "seed: 1\n", 'line 57: found duplicate key "seed"'),
+        (TEXT + "seed: 1\n", 'line 76: found duplicate key "seed"'),
         ("base: [1\nseed: 2\n", "line 2: "),
         ("seed: \x00\n", "cannot be read (unacceptable character"),
         ("", "has no keys"),

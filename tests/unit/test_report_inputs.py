@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from report_artifacts import TASKS, make_params, write_artifacts, write_json
+from report_artifacts import TASKS, make_params, write_artifacts
+from report_files import write_json
 
 from pistole.errors import UserError
 from pistole.report.inputs import read_results
+from pistole.report.tables import CHECKS
 from pistole.stages import report
 
 
@@ -47,6 +49,9 @@ def test_sources_of_the_frontier_are_measured_like_its_lines(artifacts: Path) ->
         ("merged/wise_ft", "merge@wise_ft"),
         ("checkpoints/robust/curve.csv", "finetune@robust"),
         ("stability/natural", "stability@natural"),
+        ("masks/statistics.csv", "masks"),
+        ("merged/zero_nat", "merge@zero_nat"),
+        ("evaluation/random_score", "evaluate@random_score"),
     ],
 )
 def test_missing_input_names_its_stage(
@@ -87,3 +92,20 @@ def test_a_task_without_evaluation_is_named(artifacts: Path) -> None:
     params = make_params(datasets=[*TASKS, "letter"])
     with pytest.raises(UserError, match="evaluation of base lacks letter"):
         read_results(params, artifacts)
+
+
+def test_a_check_that_was_not_run_is_left_out(artifacts: Path) -> None:
+    shutil.rmtree(artifacts / "theory" / "conflict_map")
+    results = read_results(make_params(), artifacts)
+    assert list(results.theory) == list(CHECKS)[:-1]
+
+
+def test_frontier_is_of_the_methods_listed_for_it(artifacts: Path) -> None:
+    knobs = {"methods": ["gism"], "grid": [0, 1], "images": 20}
+    results = read_results(make_params(frontier=knobs), artifacts)
+    assert list(results.frontier) == ["gism"]
+
+
+def test_lambdas_are_in_the_order_of_the_table(artifacts: Path) -> None:
+    lambdas = read_results(make_params(), artifacts).lambdas
+    assert list(lambdas)[:3] == ["wise_ft", "vanilla", "gism"]

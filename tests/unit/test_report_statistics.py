@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pistole.report.statistics import Interval, estimates, measures, resample, wilson
+from pistole.report.statistics import Interval, Paired, compare, measures, resample, wilson
 
 RESAMPLES = 4000
 
@@ -49,10 +49,13 @@ def test_tasks_are_drawn_apart() -> None:
     assert (resample(made, 100, seed=0)[:, 0, 0] == 0.5).all()
 
 
+def paired(made: dict[str, np.ndarray], names: str = "abc", resamples: int = RESAMPLES) -> Paired:
+    return compare(list(names), made, resamples=resamples, seed=0)
+
+
 def test_identical_models_differ_by_nothing() -> None:
     made = {task: rows[:, [0, 0]] for task, rows in outcomes().items()}
-    _, leads = estimates(["a", "b"], made, resamples=200, seed=0, reference="a")
-    assert set(leads["b"].values()) == {Interval(0.0, 0.0, 0.0)}
+    assert set(paired(made, "ab").lead("a", "b").values()) == {Interval(0.0, 0.0, 0.0)}
 
 
 def test_pairing_narrows_the_difference() -> None:
@@ -61,13 +64,13 @@ def test_pairing_narrows_the_difference() -> None:
         near = rows[:, 0].copy()
         near[:5] = True  # the same model but for five images
         made[task] = np.stack([near, rows[:, 0]], axis=1)
-    own, leads = estimates(["a", "b"], made, resamples=RESAMPLES, seed=0, reference="a")
-    paired = leads["b"]["sum"]
-    alone = own["a"]["sum"].high - own["a"]["sum"].low
-    assert paired.high - paired.low < 0.5 * alone
-    assert paired.value == pytest.approx(own["a"]["sum"].value - own["b"]["sum"].value)
-    assert paired.value > 0
-    assert paired.side == 1
+    both = paired(made, "ab")
+    lead, first = both.lead("a", "b")["sum"], both.mean("a")["sum"]
+    assert lead.high - lead.low < 0.5 * (first.high - first.low)
+    assert lead.value == pytest.approx(first.value - both.mean("b")["sum"].value)
+    assert lead.side == 1
+    back = both.lead("b", "a")["sum"]
+    assert (back.value, back.low, back.high) == pytest.approx((-lead.value, -lead.high, -lead.low))
 
 
 def test_interval_covers_its_level() -> None:
@@ -76,9 +79,63 @@ def test_interval_covers_its_level() -> None:
     for seed in range(200):
         rows = np.random.default_rng(seed).random((200, 1)) < truth
         made = {"one": np.stack([rows, rows], axis=2)}
-        own, _ = estimates(["a"], made, resamples=400, seed=seed, reference=None)
-        covered += own["a"]["clean_mean"].low <= truth <= own["a"]["clean_mean"].high
+        clean = compare("a", made, resamples=400, seed=seed).mean("a")["clean_mean"]
+        covered += clean.low <= truth <= clean.high
     assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_mean_of_models_is_taken_image_by_image() -> None:
+    # b is right exactly where a is wrong: each varies, their mean is 1/2 on every image.
+    a = np.random.default_rng(0).random((50, 1, 2)) < 0.6
+    both = paired({"one": np.concatenate([a, ~a], axis=1)}, "ab")
+    assert both.mean("ab")["clean_mean"] == Interval(0.5, 0.5, 0.5)
+    assert both.mean("a")["clean_mean"].low < both.mean("a")["clean_mean"].high
+
+
+def test_lead_over_a_mean_is_the_mean_lead() -> None:
+    made = paired(outcomes())
+    pooled, single = made.lead("a", "bc"), [made.lead("a", other) for other in "bc"]
+    for key, lead in pooled.items():
+        assert lead.value == pytest.approx(np.mean([one[key].value for one in single]))
+    others = outcomes()
+    for rows in others.values():
+        rows[:, 2] = rows[:, 1]  # then the mean is b itself
+    made = paired(others)
+    assert made.lead("a", "bc") == made.lead("a", "b")
+
+
+def test_share_of_a_gain() -> None:
+    source = np.random.default_rng(0)
+    base = np.zeros((4000, 1, 2), bool)
+    whole = base.copy()
+    whole[:2000] = True
+    part = whole & (source.random(whole.shape) < 0.25)
+    made = paired({"one": np.concatenate([base, part, whole], axis=1)}, "bpw")
+    share = made.share("p", "w", "b")
+    assert share.value == pytest.approx(made.mean("p")["sum"].value / 1.0)
+    # Of 4000 answers that the whole gains the part gains a quarter, binomially.
+    sd = (0.25 * 0.75 / 4000) ** 0.5
+    assert (share.low, share.high) == pytest.approx(
+        (share.value - 1.96 * sd, share.value + 1.96 * sd), abs=0.15 * sd
+    )
+    assert made.share("w", "w", "b") == Interval(1.0, 1.0, 1.0)
+    assert made.share("b", "w", "b") == Interval(0.0, 0.0, 0.0)
+
+
+def test_share_of_a_doubtful_gain_is_unbounded() -> None:
+    # 6 gained, 4 lost: a good part of the resamples has no gain at all.
+    base, whole, part = (np.zeros((40, 2), bool) for _ in range(3))
+    whole[:6], base[6:10], part[:20] = True, True, True
+    made = paired({"one": np.stack([base, part, whole], axis=1)}, "bpw")
+    share = made.share("p", "w", "b")
+    assert share.value == pytest.approx((20 - 4) / 2)
+    assert share.high == np.inf
+    assert share.low > 0
+
+
+def test_no_gain_has_no_shares() -> None:
+    with pytest.raises(ValueError, match="no shares"):
+        paired(outcomes()).share("b", "c", "a")
 
 
 def test_same_seed_same_draws() -> None:

@@ -2,10 +2,11 @@
 
 import pytest
 
-from pistole.report.page import flatten, inline, number
+from pistole.report.page import inline
 from pistole.report.statistics import Interval
 from pistole.report.tables import in_order, signed
-from pistole.report.words import beyond_lambda, headline, origin, unreliable, weaknesses
+from pistole.report.values import flatten, number
+from pistole.report.words import beyond_lambda, headline, origin, remedy, unreliable, weaknesses
 
 
 def told(value: float, low: float, high: float, others: float = 1.0) -> str:
@@ -33,7 +34,7 @@ def test_headline_claims_no_more_than_the_interval(ends, verb: str, zero: str) -
 
 
 def test_headline_admits_a_better_model() -> None:
-    assert told(-0.1, -0.2, 0.1, others=1.2).endswith("The largest Sum is that of Vanilla.")
+    assert told(-0.1, -0.2, 0.1, others=1.2).endswith("The row with the largest Sum is Vanilla.")
 
 
 def test_headline_without_pistole() -> None:
@@ -50,6 +51,13 @@ def test_full_strength_attack_has_no_weakness() -> None:
 def test_unreliable_names_the_score() -> None:
     stability = {"natural": {"reliability": {"gism": 0.49, "pistole": 0.5}}}
     assert unreliable(stability) == ["natural / gism (0.49)"]
+
+
+def test_remedy_is_that_of_the_stage() -> None:
+    assert remedy({"natural": {}}) == "set stability.score_stat to rms"  # an old record
+    rms = {"score_stat": "rms"}
+    assert remedy({"natural": rms, "robust": {"score_stat": "mean_abs"}}).startswith("set")
+    assert remedy({"natural": rms, "robust": rms}) == "raise slices.score"
 
 
 def test_origin_of_every_kind_of_model() -> None:
@@ -75,6 +83,15 @@ def test_origin_of_every_kind_of_model() -> None:
         (True, "regen", "true"),
         ([0.0, 0.5], "grid", "0, 0.5"),
         (200, "test", "200"),
+        (1.2e-7, "error", "1.2e-7"),
+        (1e-12, "error", "1e-12"),
+        (123456.7, "trace", "123457"),
+        (1.5e12, "trace", "1.5e12"),
+        (-0.123456, "slope", "-0.1235"),
+        ([0.9, 0.95], "slope_ci95", "0.9 to 0.95"),
+        ([0.9, None], "slope_ci95", "0.9 to null"),
+        ([0.0, 2 / 255], "agreement.radii", "0/255, 2/255"),
+        (float("inf"), "x", "inf"),
     ],
 )
 def test_numbers_read_like_params_yaml(value: object, key: str, text: str) -> None:
@@ -119,6 +136,6 @@ def test_curves_are_compared_at_equal_clean_accuracy() -> None:
     assert vanilla == "the best points of vanilla merging reach none of PISTOLE's clean accuracies"
     assert wise_ft == (
         "against the best points of WiSE-FT at equal clean accuracy, 1 of 2 points of PISTOLE's "
-        "line lie higher, by +5.0 robust points on average"
+        "line lie higher; the mean gap is +5.0 robust points"
     )
     assert beyond_lambda({}) == []

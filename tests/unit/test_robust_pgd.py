@@ -12,6 +12,17 @@ from tests.unit.robust_models import linear_task, names, pictures, trained_net
 BUDGET = Budget(eps=0.05, alpha=0.02, steps=4, init="uniform_eps")
 
 
+def test_a_gradient_that_is_not_finite_is_refused_not_taken_for_robustness():
+    x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+    budget = Budget(eps=0.1, alpha=0.05, steps=2, init="zero")
+
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :3] * torch.tensor([1.0, float("nan"), 1.0])
+
+    with pytest.raises(UserError, match="gradient of the loss on the images is not finite"):
+        pgd(broken, x, y, budget, generator=torch.Generator())
+
+
 def with_init(init: str, eps: float = 0.05) -> Budget:
     return Budget(eps=eps, alpha=0.02, steps=4, init=init)
 

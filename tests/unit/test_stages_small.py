@@ -21,15 +21,18 @@ from pistole.stages.finetune import Batches
 from pistole.stages.losses import Objective
 from pistole.stages.prune import prune
 from pistole.stages.slices import Slice, read_slice
+from pistole.stages.stability import in_files
 from tests.e2e.micro import write_micro
 
 CLASSES, IMAGES = 5, 10
 
 
-def test_prune_removes_unknown_entries_of_the_four_listed_folders_alone(tmp_path, capsys):
+def test_prune_removes_unknown_entries_of_the_listed_folders_alone(tmp_path, capsys):
     known = ["data/clutter", "data/shape", "merged/pistole", "frontier/vanilla", "evaluation/base"]
+    known += ["merged/gism", "theory/agreement"]
     unknown = ["data/letter", "merged/ties", "frontier/ties", "evaluation/mine"]
-    elsewhere = ["checkpoints/mine", "stability/mine", "vectors/mine", "theory/mine"]
+    unknown += ["frontier/gism", "theory/mine"]  # gism is merged, but has no curve
+    elsewhere = ["checkpoints/mine", "stability/mine", "vectors/mine"]
     for place in known + unknown + elsewhere:
         (tmp_path / "artifacts" / place).mkdir(parents=True)
         (tmp_path / "artifacts" / place / "x").write_text("x")
@@ -66,9 +69,13 @@ def test_select_takes_the_largest_sum_and_the_smaller_lambda_of_a_tie(tmp_path, 
     }
     for name, fake in replaced.items():
         monkeypatch.setattr(select_stage, name, fake)
-    params = load_params(write_micro(tmp_path / "params.yaml", select__grid=grid))
+    methods = ["wise_ft", "vanilla", "pistole", "uniform_shrink"]
+    names = {"methods": methods, "models": {"base": "artifacts/base"}}
+    names |= {"frontier__methods": ["pistole"], "theory__merge_path__methods": ["pistole"]}
+    params = load_params(write_micro(tmp_path / "params.yaml", select__grid=grid, **names))
     found = select_stage.run(params, *[tmp_path] * 5, tmp_path / "out")
     chosen = {"wise_ft": 0.5, "vanilla": 0.5, "pistole": grid[0]}
+    chosen["uniform_shrink"] = chosen["pistole"]  # a control: only its masks differ
     assert read_json(tmp_path / "out/lambda.json") == chosen
     assert found == {f"lambda/{method}": lam for method, lam in chosen.items()}
     with (tmp_path / "out/grid.csv").open(newline="") as stream:
@@ -218,6 +225,42 @@ def test_weights_and_a_chosen_half(model, images, size):
     whole = objective.mean_gradient(theta, objective.clean, weights)
     mean = {name: (value + other[name]) / 2 for name, value in found.items()}
     torch.testing.assert_close(mean, whole)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_micro_gradients_are_means_of_their_images(model, images, size):
+    objective, theta = Objective(model, images, 4), parameters_of(model)
+    weights, chosen = torch.linspace(0, 2, IMAGES), torch.arange(1, IMAGES, 2)
+    parts = chosen.split(size)
+    found = list(objective.micro_gradients(theta, objective.clean, weights, chosen, size))
+    assert [count for count, _ in found] == [len(part) for part in parts]
+    for (_, own), part in zip(found, parts, strict=True):
+        torch.testing.assert_close(own, gradient(model, images, part, weights[part]))
+
+
+def test_forward_equivalents_are_counted(model, images):
+    """docs/method.md A.9: 1 per forward pass of an image, 3 with its gradient."""
+    objective, theta = Objective(model, images, 4), parameters_of(model)
+    objective.log_probs(theta, objective.clean)
+    assert objective.spent == IMAGES
+    objective.mean_gradient(theta, objective.clean, chosen=torch.arange(4))
+    assert objective.spent == IMAGES + 3 * 4
+    budget = Budget(eps=0.05, alpha=0.02, steps=5, init="zero")
+    objective.attacked(theta, budget, seed=0)
+    assert objective.spent == IMAGES + 3 * 4 + 5 * 3 * IMAGES
+
+
+def test_sums_in_files_are_zeros_that_can_be_added_to(tmp_path):
+    like = {"a": torch.ones(3, 2), "b": torch.ones(5, dtype=torch.float64), "c": torch.ones(1)}
+    first, second = in_files(like, tmp_path), in_files(like, tmp_path)
+    for name, value in like.items():
+        assert first[name].shape == value.shape
+        assert first[name].dtype == value.dtype
+        assert (first[name] == 0).all()
+        first[name] += 2
+        assert (first[name] == 2).all()
+        assert (second[name] == 0).all()
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 6
 
 
 def test_log_probabilities_are_those_of_the_labels(model, images):

@@ -6,14 +6,19 @@ import warnings
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pistole.errors import UserError
 from pistole.method.criticality import antithetic_pci, layer_variances
 from pistole.models.zeroshot import ZeroShotClassifier, functional_logits, parameters_of
 from pistole.theory.curvature import (
-    hessian_vector_product,
+    TraceEstimate,
+    directional_derivatives,
+    hessian_operator,
     rademacher,
     second_directional_derivative,
+    twice_differentiable_attention,
     weighted_hutchinson_trace,
 )
 from tests.unit.method_models import exact_weighted_traces, log_prob, mlp, samples
@@ -42,40 +47,96 @@ def vit(tiny_clip: torch.nn.Module) -> tuple[ZeroShotClassifier, Tensor]:
     return clf, torch.rand(3, 3, 16, 16, generator=source)
 
 
-def test_the_second_derivative_is_the_hvp_form():
-    theta, v = mlp(), mlp(3)
-    found = second_directional_derivative(p_c, theta, v)
-    for i in range(len(X)):
-        product = hessian_vector_product(lambda point, i=i: p_c(point)[i], theta, v)
-        assert found[i].item() == pytest.approx(inner(product, v).item(), rel=1e-10)
-
-
-def test_the_hvp_is_the_exact_hessian_times_v():
-    theta, v = mlp(), dict(reversed(mlp(3).items()))
-    blocks = torch.func.hessian(lambda point: p_c(point)[0])(theta)
-    product = hessian_vector_product(lambda point: p_c(point)[0], theta, v)
-    for row in theta:
-        expected = sum(torch.tensordot(blocks[row][k], v[k], dims=v[k].ndim) for k in theta)
-        assert torch.allclose(product[row], expected, rtol=1e-9, atol=1e-12)
-
-
-def test_the_hvp_agrees_with_curvlinops():
+@pytest.fixture(scope="module")
+def oracle():
+    """The Hessian of the mean cross-entropy over the samples, by curvlinops."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from curvlinops import HessianLinearOperator
-    theta, v = mlp(), mlp(3)
+        import curvlinops
     model = torch.nn.Sequential(
         torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 6), torch.nn.Tanh(),
         torch.nn.Linear(6, 4),
     ).double()  # fmt: skip
-    for parameter, value in zip(model.parameters(), theta.values(), strict=True):
+    for parameter, value in zip(model.parameters(), mlp().values(), strict=True):
         parameter.data.copy_(value)
     params = list(model.parameters())
-    oracle = HessianLinearOperator(model, torch.nn.CrossEntropyLoss(), params, [(X, Y)])
-    flat = torch.cat([value.flatten() for value in v.values()])
-    ours = hessian_vector_product(lambda point: -log_prob(X, Y)(point).mean(), theta, v)
-    expected = (oracle @ flat).detach()
-    assert torch.allclose(torch.cat([h.flatten() for h in ours.values()]), expected, rtol=1e-8)
+    loss = torch.nn.CrossEntropyLoss()
+    return curvlinops, curvlinops.HessianLinearOperator(model, loss, params, [(X, Y)])
+
+
+def mean_loss(theta: Params) -> Tensor:
+    return -log_prob(X, Y)(theta).mean()
+
+
+def flat(theta: Params) -> Tensor:
+    return torch.cat([value.flatten() for value in theta.values()])
+
+
+def test_the_second_derivative_is_the_hvp_form():
+    theta, v = mlp(), mlp(3)
+    found = second_directional_derivative(p_c, theta, v)
+    for i in range(len(X)):
+        product = hessian_operator(lambda point, i=i: p_c(point)[i], theta)(v)
+        assert found[i].item() == pytest.approx(inner(product, v).item(), rel=1e-10)
+
+
+def test_both_derivatives_along_a_direction():
+    theta, v = mlp(), mlp(3)
+    first, second = directional_derivatives(p_c, theta, v)
+    gradients = torch.func.jacrev(p_c)(theta)
+    for i in range(len(X)):
+        expected = inner({k: g[i] for k, g in gradients.items()}, v)
+        assert first[i].item() == pytest.approx(expected.item(), rel=1e-10)
+    assert torch.allclose(second, second_directional_derivative(p_c, theta, v), rtol=1e-12)
+
+
+def test_the_operator_is_the_exact_hessian_and_may_be_used_again():
+    theta = mlp()
+    blocks = torch.func.hessian(lambda point: p_c(point)[0])(theta)
+    operator = hessian_operator(lambda point: p_c(point)[0], theta)
+    for seed in (3, 4):
+        v = dict(reversed(mlp(seed).items()))
+        product = operator(v)
+        assert list(product) == list(theta)
+        for row in theta:
+            expected = sum(torch.tensordot(blocks[row][k], v[k], dims=v[k].ndim) for k in theta)
+            assert torch.allclose(product[row], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_operator_of_a_function_that_is_linear_in_some_tensors():
+    theta = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0])}
+    v = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([1.0, 1.0])}
+    partly = hessian_operator(lambda p: p["a"].square().sum() + p["b"].sum(), theta)(v)
+    assert (partly["a"].tolist(), partly["b"].tolist()) == ([2.0, 0.0], [0.0, 0.0])
+    nowhere = hessian_operator(lambda p: p["a"].sum() + p["b"].sum(), theta)(v)
+    assert (nowhere["a"].tolist(), nowhere["b"].tolist()) == ([0.0, 0.0], [0.0, 0.0])
+
+
+def test_the_operator_agrees_with_curvlinops(oracle):
+    v = mlp(3)
+    expected = (oracle[1] @ flat(v)).detach()
+    assert torch.allclose(flat(hessian_operator(mean_loss, mlp())(v)), expected, rtol=1e-8)
+
+
+def test_the_trace_agrees_with_that_of_curvlinops(oracle):
+    """The exact trace of the oracle's matrix, and both Hutchinson estimates of it."""
+    curvlinops, hessian = oracle
+    theta = mlp()
+    matrix = (hessian @ torch.eye(hessian.shape[0], dtype=torch.float64)).detach()
+    scale = flat({k: torch.full_like(t, VARIANCES[k] ** 0.5) for k, t in theta.items()})
+    weighted = scale[:, None] * matrix * scale  # its trace weighs H_ll by sigma_l^2
+    exact = weighted.trace().item()
+    found = weighted_hutchinson_trace(
+        lambda point: mean_loss(point)[None], theta, VARIANCES, probes=400, seed=0
+    )
+    error = found.standard_error.item()
+    assert error < 0.1 * abs(exact)
+    assert abs(found.trace.item() - exact) < 3.5 * error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        theirs = curvlinops.hutchinson_trace(weighted, num_matvecs=len(matrix) - 1).item()
+    spread = found.forms.std().item() * (1 / 400 + 1 / (len(matrix) - 1)) ** 0.5
+    assert abs(found.trace.item() - theirs) < 3.5 * spread
 
 
 def test_the_weighted_trace_is_unbiased():
@@ -114,10 +175,10 @@ def test_the_standard_error_is_that_of_the_mean():
         ]
     )
     found = weighted_hutchinson_trace(p_c, theta, VARIANCES, probes=6, seed=0)
+    assert torch.equal(found.forms, forms)
     assert torch.allclose(found.trace, forms.mean(0))
     assert torch.allclose(found.standard_error, forms.std(0) / math.sqrt(6))
-    alone = weighted_hutchinson_trace(p_c, theta, VARIANCES, probes=1, seed=0)
-    assert alone.standard_error.isinf().all()
+    assert TraceEstimate(forms[:1]).standard_error.isinf().all()
 
 
 def test_probes_are_signs_scaled_by_layer_and_seeded():
@@ -130,17 +191,6 @@ def test_probes_are_signs_scaled_by_layer_and_seeded():
     assert all(torch.equal(v[k], again[k]) for k in v)
     other = rademacher(theta, VARIANCES, seed=0, probe=1)
     assert not torch.equal(v["0.weight"], other["0.weight"])
-
-
-def test_the_trace_of_p_is_squared_gradient_minus_trace_of_the_loss():
-    """Tr(H_c) / p_c = ||grad l||^2 - Tr(H_l) with l = -log p_c (A.5.1 c)."""
-    theta = mlp()
-    ones = dict.fromkeys(theta, 1.0)
-    left = exact_weighted_traces(p_c, theta, ones) / p_c(theta)
-    losses = exact_weighted_traces(lambda point: -log_prob(X, Y)(point), theta, ones)
-    gradients = torch.func.jacrev(log_prob(X, Y))(theta)
-    squares = sum(g.square().flatten(1).sum(1) for g in gradients.values())
-    assert torch.allclose(left, squares - losses, rtol=1e-11)
 
 
 def test_the_second_derivative_of_a_vit_by_differences_and_by_hvp(vit):
@@ -160,7 +210,7 @@ def test_the_second_derivative_of_a_vit_by_differences_and_by_hvp(vit):
     differences = (moved(1e-4) - 2 * moved(0) + moved(-1e-4)) / 1e-8
     assert torch.allclose(found, differences, rtol=1e-5, atol=1e-6)
     for i in range(len(images)):
-        product = hessian_vector_product(lambda point, i=i: p(point)[i], theta, v)
+        product = hessian_operator(lambda point, i=i: p(point)[i], theta)(v)
         assert found[i].item() == pytest.approx(inner(product, v).item(), rel=1e-9)
 
 
@@ -184,29 +234,90 @@ def test_pci_of_a_vit_is_its_trace(vit):
     assert ((pci.pci - predicted).abs() < 4 * spread).all()
 
 
-def test_attention_settings_are_restored_even_after_an_error():
-    def settings() -> tuple[bool, ...]:
-        cuda = torch.backends.cuda
-        return (
-            torch.backends.mha.get_fastpath_enabled(),
-            cuda.flash_sdp_enabled(),
-            cuda.mem_efficient_sdp_enabled(),
-            cuda.math_sdp_enabled(),
-        )
+class Operators(TorchDispatchMode):
+    """Names of all operators that run."""
 
-    before = settings()
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+    def fused(self) -> set[str]:
+        kinds = ("flash", "efficient", "cudnn", "overrideable")
+        return {
+            name
+            for name in self.names
+            if "attention" in name and any(kind in name for kind in kinds)
+        }
+
+
+def derivatives(function, theta: Params, v: Params):
+    """Everything in the module that takes a second derivative."""
+    second_directional_derivative(function, theta, v)
+    directional_derivatives(function, theta, v)
+    hessian_operator(lambda point: function(point).sum(), theta)(v)
+    weighted_hutchinson_trace(function, theta, dict.fromkeys(theta, 1.0), probes=1, seed=0)
+
+
+def test_no_fused_attention_kernel_runs_under_a_second_derivative(vit):
+    clf, images = vit
+    theta = parameters_of(clf)
+
+    def p(point: Params) -> Tensor:
+        return functional_logits(clf, point, images).softmax(-1)[:, 1]
+
+    v = rademacher(theta, dict.fromkeys(theta, 1.0), seed=0, probe=0)
+    with Operators() as plain:
+        p(theta)
+    assert plain.fused()  # the test would see one, and by default there is one
+    with Operators() as ours:
+        derivatives(p, theta, v)
+    assert ours.fused() == set()
+
+
+def test_a_second_derivative_through_a_fused_kernel_is_an_error(vit):
+    clf, images = vit
+    leaves = {k: value.requires_grad_() for k, value in parameters_of(clf).items()}
+    values = list(leaves.values())
+
+    def second() -> None:
+        loss = functional_logits(clf, leaves, images).square().sum()
+        first = torch.autograd.grad(loss, values, create_graph=True)
+        torch.autograd.grad(sum(g.sum() for g in first), values, materialize_grads=True)
+
+    with pytest.raises(RuntimeError, match="is not implemented"):
+        second()
+    with twice_differentiable_attention():
+        second()
+
+
+def attention_settings() -> tuple[bool, list[SDPBackend]]:
+    return torch.backends.mha.get_fastpath_enabled(), _cur_sdpa_kernel_backends()
+
+
+def test_attention_settings_are_restored_even_after_an_error():
+    before = attention_settings()
     within = []
 
     def failing(theta: Params) -> Tensor:
-        within.append(settings())
+        within.append(attention_settings())
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        second_directional_derivative(failing, mlp(), mlp(3))
-    with pytest.raises(ZeroDivisionError):
-        hessian_vector_product(failing, mlp(), mlp(3))
-    assert within == [(False, False, False, True)] * 2
-    assert settings() == before == (True, True, True, True)
+    calls = (
+        lambda: second_directional_derivative(failing, mlp(), mlp(3)),
+        lambda: directional_derivatives(failing, mlp(), mlp(3)),
+        lambda: hessian_operator(failing, mlp()),
+    )
+    for call in calls:
+        with pytest.raises(ZeroDivisionError):
+            call()
+    assert within == [(False, [SDPBackend.MATH])] * 3
+    assert attention_settings() == before
+    assert before[0]
+    assert len(before[1]) > 1
 
 
 @pytest.mark.parametrize(
@@ -230,4 +341,4 @@ def test_a_direction_of_another_layout_is_refused():
     with pytest.raises(UserError, match=r"direction: tensor '0\.bias' is missing"):
         second_directional_derivative(p_c, theta, short)
     with pytest.raises(UserError, match=r"direction: tensor '0\.bias' is missing"):
-        hessian_vector_product(lambda point: p_c(point)[0], theta, short)
+        hessian_operator(lambda point: p_c(point)[0], theta)(short)

@@ -5,18 +5,32 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pistole.errors import UserError
-from pistole.method.masks import CAP_MODES, stability_mask
+from pistole.method.controls import permuted_masks
+from pistole.method.layers import GRANULARITIES, gather, layers
+from pistole.method.masks import CAP_MODES, MaskSettings, complementary_masks, masks_from_scores
 from pistole.theory.interference import (
+    Exposure,
     contraction,
     interference,
-    interference_weights,
-    permuted_masks,
+    layer_sums,
+    pooled,
 )
 from tests.unit.method_models import random_params
 
 SHAPES = {"a": (50, 40), "b": (300,), "c": (20, 5, 5)}
+ATTENTION = {
+    "blocks.0.attn.in_proj_weight": (12, 4),
+    "blocks.0.mlp.weight": (5, 6),
+    "blocks.1.attn.in_proj_weight": (12, 4),
+    "head": (7,),
+}
+few = settings(max_examples=40, deadline=None, derandomize=True)
+seeds = st.integers(0, 2**31)
+levels = st.sampled_from([0.05, 0.25, 0.5, 0.9, 0.99, 1])
 
 
 def heavy_tailed(seed: int) -> dict:
@@ -25,8 +39,8 @@ def heavy_tailed(seed: int) -> dict:
 
 
 def masks_of(gradient: dict, **changes: object) -> dict:
-    settings = {"gamma": 0.5, "kappa": 2.0, "q": 0.95, "cap_mode": "none"} | changes
-    return {k: stability_mask(g.abs(), **settings) for k, g in gradient.items()}
+    given_ = {"gamma": 0.5, "kappa": 2.0, "q": 0.95, "cap_mode": "none"} | changes
+    return masks_from_scores({k: g.abs() for k, g in gradient.items()}, MaskSettings(**given_))
 
 
 G_NAT, G_ROB = heavy_tailed(0), heavy_tailed(1)
@@ -56,11 +70,22 @@ def test_a_contraction_by_hand():
     assert pooled.rho_max == 1
 
 
-def test_weights_sum_to_one_over_all_layers():
-    found = interference_weights(G_ROB, TAU_NAT)
-    assert sum(w.sum().item() for w in found.values()) == pytest.approx(1)
-    ratio = found["a"] / (G_ROB["a"] * TAU_NAT["a"]).abs().double()
-    assert torch.allclose(ratio, ratio.flatten()[0])
+def test_weights_sum_to_one_in_a_layer_and_are_zero_where_nothing_interferes():
+    g = torch.stack([G_ROB["a"].flatten(), torch.zeros(2000), G_NAT["a"].flatten()])
+    weights = Exposure(g, TAU_NAT["a"].flatten()).weights
+    assert weights.sum(1).tolist() == pytest.approx([1, 0, 1])
+    ratio = weights[2] / (g[2] * TAU_NAT["a"].flatten()).abs().double()
+    assert torch.allclose(ratio, ratio[0])
+
+
+def test_layers_add_up_to_the_whole():
+    mask = masks_of(G_ROB)
+    rows = contraction(G_ROB, TAU_NAT, mask)
+    whole = contraction(
+        *({"x": torch.cat([p[k].flatten() for k in SHAPES])} for p in (G_ROB, TAU_NAT, mask))
+    )["x"]
+    for name in whole.__dataclass_fields__:
+        assert getattr(rows["all"], name) == pytest.approx(getattr(whole, name), rel=1e-12)
 
 
 @pytest.mark.parametrize("cap_mode", CAP_MODES)
@@ -71,7 +96,7 @@ def test_the_envelope_contracts_by_exactly_rho_w(cap_mode):
         assert abs(row.signed) <= row.envelope * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("cap_mode", ["none", "score_clip", "renorm", "zero_top"])
+@pytest.mark.parametrize("cap_mode", CAP_MODES)
 def test_rho_w_is_decreasing_and_log_convex_in_kappa(cap_mode):
     kappas = [0.5 * i for i in range(13)]
     rows = [
@@ -108,20 +133,108 @@ def test_uniform_shrinkage_has_selectivity_one():
         assert row.rho_w == pytest.approx(0.5)
 
 
-def test_permuted_masks_keep_the_values_and_lose_the_aim():
+@few
+@given(seeds, st.sampled_from(CAP_MODES), levels, st.sampled_from([0.25, 0.5, 1]))
+def test_rho_w_never_rises_and_is_log_convex_whatever_makes_the_mask(seed, cap_mode, q, gamma):
+    g, tau = random_params(seed, **SHAPES), random_params(seed + 1, **SHAPES)
+    kappas = [0, 0.5, 1, 2, 4, 8]
+    found = [
+        contraction(g, tau, masks_of(g, kappa=k, q=q, gamma=gamma, cap_mode=cap_mode))
+        for k in kappas
+    ]
+    for layer in (*SHAPES, "all"):
+        rho = [row[layer].rho_w for row in found]
+        assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(rho))
+        points = [(k, math.log(r)) for k, r in zip(kappas, rho, strict=True) if r > 0]
+        for (x, a), (y, b), (z, c) in zip(points, points[1:], points[2:], strict=False):
+            assert b <= a + (c - a) * (y - x) / (z - x) + 1e-6
+
+
+@few
+@given(seeds, st.sampled_from(CAP_MODES), levels, st.sampled_from([0.5, 2, 8]))
+def test_rho_w_never_falls_as_gamma_rises(seed, cap_mode, q, kappa):
+    g, tau = random_params(seed, **SHAPES), random_params(seed + 1, **SHAPES)
+    found = [
+        contraction(g, tau, masks_of(g, kappa=kappa, q=q, gamma=gamma, cap_mode=cap_mode))["all"]
+        for gamma in (0.1, 0.25, 0.5, 1)
+    ]
+    assert all(b.rho_w >= a.rho_w * (1 - 1e-6) for a, b in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("cap_mode", "sign"), [("score_clip", -1), ("renorm", 1), ("mask_cap", 1), ("zero_top", 1)]
+)
+def test_only_the_literal_cap_loosens_as_it_tightens(cap_mode, sign):
+    """A.3.4: rho_w falls with q, but rises under R1."""
+    found = [
+        contraction(G_ROB, TAU_NAT, masks_of(G_ROB, q=q, cap_mode=cap_mode))["all"].rho_w
+        for q in (0.5, 0.9, 0.99, 1)
+    ]
+    assert all(sign * b > sign * a for a, b in itertools.pairwise(found))
+
+
+@few
+@given(seeds, st.sampled_from(CAP_MODES), levels, st.sampled_from(GRANULARITIES))
+def test_every_layer_is_selective_under_its_own_scores(seed, cap_mode, q, granularity):
+    """The proposition of A.6, for what the granularity calls a layer and for its tensors."""
+    g, tau = random_params(seed, **ATTENTION), random_params(seed + 1, **ATTENTION)
+    scores = {k: v.abs() for k, v in g.items()}
+    how = MaskSettings(gamma=0.5, kappa=2, q=q, cap_mode=cap_mode, granularity=granularity)
+    found = [
+        part.selectivity
+        for layer in layers(g, granularity).items()
+        for part in layer_sums([g], tau, scores, layer, [how], seed=0)[0][0].contractions()
+    ]
+    rows = contraction(g, tau, masks_from_scores(scores, how))
+    found += [rows[name].selectivity for name in ATTENTION]
+    assert min(s for s in found if not math.isnan(s)) >= 1 - 1e-6
+
+
+def test_a_mask_that_grows_with_the_gradient_is_not_selective():
+    against = {k: 1 - m for k, m in masks_of(G_ROB).items()}
+    rows = contraction(G_ROB, TAU_NAT, against)
+    assert max(rows[layer].selectivity for layer in SHAPES) < 1
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_many_settings_and_points_give_what_one_mask_and_one_gradient_give(granularity):
+    points = [random_params(s, **ATTENTION) for s in (0, 1)]
+    tau, scores = random_params(2, **ATTENTION), random_params(3, **ATTENTION)
+    scores = {k: v.abs() for k, v in scores.items()}
+    how = [
+        MaskSettings(gamma=0.5, kappa=k, q=0.9, cap_mode=mode, granularity=granularity)
+        for k, mode in ((1, "renorm"), (3, "mask_cap"))
+    ]
+    found = {
+        layer[0]: layer_sums(points, tau, scores, layer, how, seed=5)
+        for layer in layers(scores, granularity).items()
+    }
+    for number, setting in enumerate(how):
+        mask = masks_from_scores(scores, setting)
+        for side in (0, 1):
+            sums = pooled({name: each[number][side] for name, each in found.items()})
+            if side:  # the pairs (g, tau) were shuffled: undo it on the mask
+                for name, parts in layers(scores, granularity).items():
+                    place = torch.arange(gather(scores, parts).numel())
+                    order = permuted_masks({name: place}, seed=5)[name]
+                    flat = gather(mask, parts).clone()
+                    restored = torch.empty_like(flat)
+                    restored[order] = flat
+                    sizes = [part.of(mask).numel() for part in parts]
+                    for part, piece in zip(parts, restored.split(sizes), strict=True):
+                        part.of(mask).copy_(piece.view_as(part.of(mask)))
+            for g, own in zip(points, sums["all"].contractions(), strict=True):
+                whole = contraction(g, tau, mask)["all"]
+                for name in whole.__dataclass_fields__:
+                    assert getattr(own, name) == pytest.approx(getattr(whole, name), rel=1e-9)
+
+
+def test_permuted_masks_lose_the_aim():
     masks = masks_of(G_ROB)
-    shuffled = permuted_masks(masks, seed=0)
-    for k in SHAPES:
-        assert shuffled[k].shape == masks[k].shape
-        assert torch.equal(shuffled[k].flatten().sort().values, masks[k].flatten().sort().values)
-        assert not torch.equal(shuffled[k], masks[k])
     aimed = contraction(G_ROB, TAU_NAT, masks)["all"].selectivity
-    lost = contraction(G_ROB, TAU_NAT, shuffled)["all"].selectivity
+    lost = contraction(G_ROB, TAU_NAT, permuted_masks(masks, seed=0))["all"].selectivity
     assert aimed > 1.2
     assert lost == pytest.approx(1, abs=0.1)
-    again, other = permuted_masks(masks, seed=0), permuted_masks(masks, seed=1)
-    assert all(torch.equal(shuffled[k], again[k]) for k in SHAPES)
-    assert not torch.equal(shuffled["a"], other["a"])
 
 
 def test_the_signed_interference_need_not_contract():
@@ -152,6 +265,22 @@ def test_both_directions_are_mixed_by_lambda(lam):
     assert both.rho == expected
 
 
+@few
+@given(seeds, st.integers(0, 64).map(lambda i: i / 64))
+def test_swapping_the_sources_and_lambda_gives_the_same_interference(seed, lam):
+    g, tau = ([random_params(seed + i, **SHAPES) for i in pair] for pair in ((0, 1), (2, 3)))
+    how = MaskSettings(gamma=0.5, kappa=2, q=0.9, cap_mode="renorm")
+    scores = [{k: v.abs() for k, v in part.items()} for part in g]
+    m_nat, m_rob = complementary_masks(*scores, how)
+    swapped = complementary_masks(*scores[::-1], how)
+    assert all(torch.equal(m_nat[k], swapped[1][k]) for k in SHAPES)
+    nat = contraction(g[1], tau[0], m_nat)["all"]
+    rob = contraction(g[0], tau[1], m_rob)["all"]
+    left, right = interference(nat, rob, lam=lam), interference(rob, nat, lam=1 - lam)
+    for name in left.__dataclass_fields__:
+        assert getattr(left, name) == pytest.approx(getattr(right, name), rel=1e-9)
+
+
 def test_nothing_to_interfere_with_is_undefined_not_zero():
     zero = {k: torch.zeros(s) for k, s in SHAPES.items()}
     quiet = contraction(zero, TAU_NAT, masks_of(G_ROB))["all"]
@@ -168,7 +297,7 @@ def test_nothing_to_interfere_with_is_undefined_not_zero():
 def test_bad_input_is_refused():
     masks = masks_of(G_ROB)
     nan = {"b": torch.full((300,), math.nan)}
-    for given, words in (
+    for bad, words in (
         ((G_ROB | nan, TAU_NAT, masks), "gradient: tensor 'b' is not finite"),
         ((G_ROB, TAU_NAT | nan, masks), "task vector: tensor 'b' is not finite"),
         ((G_ROB, TAU_NAT, masks | nan), r"mask: tensor 'b' leaves \[0, 1\]"),
@@ -176,7 +305,7 @@ def test_bad_input_is_refused():
         ((G_ROB, TAU_NAT | {"b": torch.zeros(3)}, masks), "task vector: tensor 'b' has shape"),
     ):
         with pytest.raises(UserError, match=words):
-            contraction(*given)
+            contraction(*bad)
     row = contraction(G_ROB, TAU_NAT, masks)["all"]
     with pytest.raises(UserError, match=r"lambda is 1\.5"):
         interference(row, row, lam=1.5)

@@ -1,0 +1,10 @@
+"""The command line: every node of dvc.yaml is one of these commands, with explicit paths."""
+
+from pistole.cli.common import app
+
+# Importing a module registers its commands; --help lists them in this order.
+# isort: off
+from pistole.cli import project, sources, merging
+# isort: on
+
+__all__ = ["app", "merging", "project", "sources"]

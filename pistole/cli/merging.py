@@ -1,0 +1,177 @@
+"""Commands that score, mask, merge, evaluate and report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pistole.cli.common import (
+    ARTIFACTS,
+    BASE,
+    DATA,
+    MASKS,
+    PARAMS,
+    VECTORS,
+    Base,
+    DataRoot,
+    FinetuneData,
+    Masks,
+    Natural,
+    ParamsFile,
+    Robust,
+    app,
+    stage_command,
+)
+
+
+@app.command()
+def stability(
+    source: Annotated[str, typer.Argument(help="natural or robust")],
+    base: Base = BASE,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="default: artifacts/checkpoints/SOURCE")
+    ] = None,
+    data: FinetuneData = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/stability/SOURCE")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Estimate per-parameter prediction stability: all four variants from one trajectory."""
+    fine = checkpoint or ARTIFACTS / "checkpoints" / source
+    target = out or ARTIFACTS / "stability" / source
+    stage_command(
+        params,
+        f"stability@{source}",
+        lambda stage, p, run: stage.run(
+            p, source, base, fine, data or DATA / p.data.finetune, target
+        ),
+    )
+
+
+@app.command()
+def masks(
+    natural: Annotated[Path, typer.Option(help="scores of the natural source")] = ARTIFACTS
+    / "stability"
+    / "natural",
+    robust: Annotated[Path, typer.Option(help="scores of the robust source")] = ARTIFACTS
+    / "stability"
+    / "robust",
+    natural_vector: Natural = VECTORS["natural"],
+    robust_vector: Robust = VECTORS["robust"],
+    out: Path = MASKS,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Turn the scores into complementary masks."""
+    stage_command(
+        params,
+        "masks",
+        lambda stage, p, run: stage.run(p, natural, robust, natural_vector, robust_vector, out),
+    )
+
+
+@app.command()
+def select(
+    base: Base = BASE,
+    natural: Natural = VECTORS["natural"],
+    robust: Robust = VECTORS["robust"],
+    masks: Masks = MASKS,
+    data: FinetuneData = None,
+    out: Path = ARTIFACTS / "select",
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Choose lambda per method on held-out training images."""
+    stage_command(
+        params,
+        "select",
+        lambda stage, p, run: stage.run(
+            p, base, natural, robust, masks, data or DATA / p.data.finetune, out
+        ),
+    )
+
+
+@app.command()
+def merge(
+    method: Annotated[str, typer.Argument(help="a name of methods in params.yaml")],
+    base: Base = BASE,
+    natural: Natural = VECTORS["natural"],
+    robust: Robust = VECTORS["robust"],
+    masks: Annotated[Path | None, typer.Option(help="folder of 'pistole masks'")] = MASKS,
+    select: Annotated[Path | None, typer.Option(help="folder of 'pistole select'")] = ARTIFACTS
+    / "select",
+    lam: Annotated[float | None, typer.Option("--lambda", help="overrides merge.lambda")] = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/merged/METHOD")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Merge a natural and a robust task vector into one visual tower."""
+    target = out or ARTIFACTS / "merged" / method
+    stage_command(
+        params,
+        f"merge@{method}",
+        lambda stage, p, run: stage.run(
+            p, method, base, natural, robust, masks, select, target, lam
+        ),
+    )
+
+
+@app.command()
+def evaluate(
+    name: Annotated[str, typer.Argument(help="row of the table")],
+    model: Annotated[Path, typer.Option(help="folder with visual.safetensors, or a checkpoint")],
+    base: Base = BASE,
+    data: DataRoot = DATA,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/evaluation/NAME")] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="also write the three means to this file")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Measure clean and robust accuracy on every dataset."""
+    target = out or ARTIFACTS / "evaluation" / name
+    stage_command(
+        params,
+        f"evaluate@{name}",
+        lambda stage, p, run: stage.run(p, name, model, base, data, target, metrics, run),
+    )
+
+
+@app.command()
+def frontier(
+    method: Annotated[str, typer.Argument(help="a name of methods in params.yaml")],
+    base: Base = BASE,
+    natural: Natural = VECTORS["natural"],
+    robust: Robust = VECTORS["robust"],
+    masks: Masks = MASKS,
+    data: DataRoot = DATA,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/frontier/METHOD")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Sweep lambda for one method, composing the models in memory."""
+    target = out or ARTIFACTS / "frontier" / method
+    stage_command(
+        params,
+        f"frontier@{method}",
+        lambda stage, p, run: stage.run(p, method, base, natural, robust, masks, data, target),
+    )
+
+
+@app.command()
+def theory(
+    check: Annotated[str, typer.Argument(help="a name of the theory section of params.yaml")],
+    artifacts: Annotated[Path, typer.Option(help="folder of all artifacts")] = ARTIFACTS,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/theory/CHECK")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Check one claim of the theory on images that the scores never saw."""
+    target = out or artifacts / "theory" / check
+    stage_command(
+        params, f"theory@{check}", lambda stage, p, run: stage.run(p, check, artifacts, target)
+    )
+
+
+@app.command()
+def report(
+    artifacts: Annotated[Path, typer.Option(help="folder of all artifacts")] = ARTIFACTS,
+    out: Path = Path("report"),
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write the one-page report and report/metrics.json."""
+    stage_command(params, "report", lambda stage, p, run: stage.run(p, artifacts, out, run))

@@ -1,0 +1,93 @@
+"""Commands on params.yaml, its profiles and the report; none of them computes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pistole.cli.common import (
+    ARTIFACTS,
+    PARAMS,
+    ParamsFile,
+    app,
+    stage_command,
+)
+
+profile_app = typer.Typer(no_args_is_help=True, help="Choose the values of params.yaml.")
+app.add_typer(profile_app, name="profile")
+
+
+@app.command()
+def params(
+    file: Annotated[Path, typer.Argument(help="parameters to show or check")] = PARAMS,
+    check: Annotated[bool, typer.Option("--check", help="only validate")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="value, unit, bounds and meaning")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="token for the DAG")] = None,
+) -> None:
+    """Validate params.yaml, all mistakes at once; --explain tells what each key means."""
+    from pistole.stages import params as stage
+
+    if out is not None:
+        stage_command(file, "params", lambda module, p, run: module.run(p, out))
+    else:
+        stage.show(file, explain=explain and not check)
+
+
+@app.command()
+def schema(
+    file: Annotated[Path, typer.Option(help="the exported schema")] = Path(
+        "workflow/schemas/params.schema.json"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="fail if the file is not up to date")
+    ] = False,
+) -> None:
+    """Export the JSON schema of params.yaml."""
+    from pistole.stages import params as stage
+
+    stage.export_schema(file, check=check)
+
+
+@profile_app.command("list")
+def profile_list(
+    folder: Annotated[Path, typer.Option(help="folder of profiles")] = Path("profiles"),
+) -> None:
+    """Show the profiles."""
+    from pistole.stages import params as stage
+
+    stage.show_profiles(folder)
+
+
+@profile_app.command("use")
+def profile_use(
+    name: Annotated[str, typer.Argument(help="a name of 'pistole profile list'")],
+    folder: Annotated[Path, typer.Option(help="folder of profiles")] = Path("profiles"),
+    target: Annotated[Path, typer.Option(help="file to write")] = PARAMS,
+) -> None:
+    """Write params.yaml from a profile, comments kept, and prune what the new DAG does not know."""
+    from pistole.stages import params as stage
+    from pistole.stages.prune import prune as prune_stale
+
+    stage.use(name, folder, target)
+    if target.resolve() == PARAMS.resolve():
+        prune_stale(target, ARTIFACTS)
+
+
+@app.command()
+def prune(params: ParamsFile = PARAMS, artifacts: Path = ARTIFACTS) -> None:
+    """Remove outputs of datasets, models and methods that params.yaml no longer names."""
+    from pistole.stages.prune import prune as prune_stale
+
+    prune_stale(params, artifacts)
+
+
+@app.command()
+def show(
+    report: Annotated[Path, typer.Option(help="folder of the report")] = Path("report"),
+) -> None:
+    """Print the table of the report."""
+    from pistole.stages import show as stage
+
+    stage.run(report)

@@ -1,0 +1,116 @@
+"""Commands that make the two task vectors."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pistole.cli.common import (
+    ARTIFACTS,
+    BASE,
+    DATA,
+    PARAMS,
+    AllowPickle,
+    Base,
+    DataRoot,
+    FinetuneData,
+    ParamsFile,
+    app,
+    stage_command,
+)
+
+
+@app.command()
+def pretrain(
+    pictures: Annotated[int, typer.Option(help="captioned pictures to draw")] = 100_000,
+    epochs: Annotated[int, typer.Option(help="passes over the pictures")] = 12,
+    seed: Annotated[int, typer.Option(help="seed of pictures, weights and order")] = 0,
+    threads: Annotated[int, typer.Option(help="torch threads")] = 2,
+    config: Annotated[Path, typer.Option(help="architecture and vocabulary")] = Path(
+        "pistole/models/assets/embedded.json"
+    ),
+    out: Annotated[Path, typer.Option(help="weights to write")] = Path(
+        "pistole/models/assets/embedded.safetensors"
+    ),
+) -> None:
+    """Pre-train the small CLIP that ships with the package (about half an hour on two cores)."""
+    from pistole.lineage.tracking import stage_run
+    from pistole.stages import pretrain as stage
+
+    with stage_run("pretrain") as run:
+        stage.run(config, out, pictures, epochs, seed, threads, run.metric)
+
+
+@app.command()
+def data(
+    dataset: Annotated[str, typer.Argument(help="name of the dataset")],
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/data/DATASET")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """List sample ids, class names, templates and digests of one dataset."""
+    stage_command(
+        params,
+        f"data@{dataset}",
+        lambda stage, p, run: stage.run(p, dataset, out or DATA / dataset),
+    )
+
+
+@app.command()
+def base(
+    data: DataRoot = DATA,
+    out: Path = BASE,
+    allow_pickle: AllowPickle = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Store the base model's visual tower and its text features of every dataset."""
+    stage_command(
+        params,
+        "base",
+        lambda stage, p, run: stage.run(p, data, out, allow_pickle=allow_pickle or p.allow_pickle),
+    )
+
+
+@app.command()
+def finetune(
+    source: Annotated[str, typer.Argument(help="natural or robust")],
+    base: Base = BASE,
+    data: FinetuneData = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/checkpoints/SOURCE")] = None,
+    allow_pickle: AllowPickle = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Fine-tune one source, or take the checkpoint that params.yaml names."""
+    target = out or ARTIFACTS / "checkpoints" / source
+    stage_command(
+        params,
+        f"finetune@{source}",
+        lambda stage, p, run: stage.run(
+            p,
+            source,
+            base,
+            data or DATA / p.data.finetune,
+            target,
+            allow_pickle=allow_pickle or p.allow_pickle,
+            on_metric=run.metric,
+        ),
+    )
+
+
+@app.command()
+def vectors(
+    source: Annotated[str, typer.Argument(help="natural or robust")],
+    base: Base = BASE,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="default: artifacts/checkpoints/SOURCE")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="default: artifacts/vectors/SOURCE.safetensors")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Subtract the base from a checkpoint."""
+    fine = checkpoint or ARTIFACTS / "checkpoints" / source
+    target = out or ARTIFACTS / "vectors" / f"{source}.safetensors"
+    stage_command(
+        params, f"vectors@{source}", lambda stage, p, run: stage.run(p, source, base, fine, target)
+    )

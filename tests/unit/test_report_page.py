@@ -1,0 +1,265 @@
+"""What page and terminal tell of synthetic results."""
+
+import html
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_artifacts import TASKS, make_params, write_artifacts
+from report_files import write_json
+from report_theory_records import DRAWN
+
+from pistole.errors import UserError
+from pistole.report import figures
+from pistole.report.rows import WHAT
+from pistole.report.tables import ABLATION, CHECKS, CONTROLS, LABELS
+from pistole.stages import report, show
+
+VOID = {"meta", "br"}
+
+
+class Structure(HTMLParser):
+    """Collects ids and what would be fetched, and checks that tags are closed."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        """Note a tag."""
+        if tag not in VOID:
+            self.open.append(tag)
+        self.handle_startendtag(tag, attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        """Note ids and links."""
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.links += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close the innermost tag."""
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures_of_the_records() -> Iterator[None]:
+    """Draw only what the synthetic records are enough for; a page needs no figure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "CHECKS", {name: figures.CHECKS[name] for name in DRAWN})
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with results of all earlier stages and a report; tests only read it."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_artifacts(folder / "artifacts")
+    report.run(make_params(), folder / "artifacts", folder / "report")
+    return folder
+
+
+@pytest.fixture
+def written(finished: Path) -> Path:
+    """The folder of a written report, to read."""
+    return finished / "report"
+
+
+@pytest.fixture
+def artifacts(finished: Path, tmp_path: Path) -> Path:
+    """Results of all earlier stages, to change."""
+    return Path(shutil.copytree(finished / "artifacts", tmp_path / "artifacts"))
+
+
+def test_page_is_self_contained_and_well_formed(written: Path) -> None:
+    text = (written / "index.html").read_text()
+    page = Structure()
+    page.feed(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert [link for link in page.links if not link.startswith("#")] == []
+    used = re.findall(r"url\(#([^)]+)\)", text) + [link[1:] for link in page.links]
+    assert set(used) <= set(page.ids)
+    assert "<script" not in text
+    assert text.count("<svg") == len(figures.CHECKS) + 2
+
+
+def test_page_tells_what_it_must(written: Path) -> None:
+    text = (written / "index.html").read_text()
+    for word in (
+        "APGD-CE runs 30 iterations instead of 100",
+        "APGD-T tries 5 target classes instead of 9",
+        "digit: 4 classes: 3 targets",
+        "natural / gism (0.36)",
+        "Remedy: set stability.score_stat to rms",
+        "<td>abs_mean</td>",
+        "<td>51234</td>",
+        '<span class="verdict holds">holds</span>',
+        '<span class="verdict undecided">undecided</span>',
+        "merge PISTOLE, λ = 0.5, scores pistole, no rescaling",
+        f'<code title="{"2" * 64}">222222222222</code>',
+        f'<code title="{"c" * 64}">cccccccccccc</code>',
+        "<code>stability.kappa</code></span><span>2",
+        "<code>attack.eps</code></span><span>4/255</span>",
+        "<code>merge.lambda</code></span><span>selected</span>",
+    ):
+        assert word in text, word
+    assert "natural / pistole (" not in text
+
+
+def test_page_has_every_row_and_every_verdict(written: Path) -> None:
+    text = html.unescape((written / "index.html").read_text())
+    metrics = json.loads((written / "metrics.json").read_text())
+    table = text[text.index('<h2 id="controls">') : text.index("<h2>Each task</h2>")]
+    for name in (*ABLATION, *CONTROLS, "permuted_mask"):
+        assert f'<th scope="row">{LABELS[name]}</th>' in table
+        assert f"<dt>{LABELS[name]}</dt><dd>{WHAT[name]}</dd>" in table
+    said = [*metrics["controls"]["verdicts"], *metrics["ablation"]["steps"]]
+    assert len(said) == 9 + 5
+    for entry in [*said, metrics["controls"]["split"]]:
+        assert entry["statement"].replace("lambda", "λ") in table
+    assert metrics["caution"] in table
+    for task in TASKS:
+        assert text.count(f'<tr><th scope="row">{task}') == 4  # clean, robust; main and others
+
+
+def test_theory_verdicts_are_listed_and_lead_to_their_checks(written: Path) -> None:
+    text = html.unescape((written / "index.html").read_text())
+    metrics = json.loads((written / "metrics.json").read_text())
+    for name in CHECKS:
+        verdict = metrics["theory"][name]["verdict"]
+        link = f'<span class="verdict {verdict}">{verdict}</span> <a href="#theory-{name}">'
+        assert link in text
+        assert f'<h3 id="theory-{name}">' in text
+        for key in ("claim", "measurement", "statement"):
+            assert metrics["theory"][name].get(key, "") in text
+    assert "In metrics.json only: by gamma." in text
+
+
+def test_masks_are_told_pooled_and_by_layer(written: Path) -> None:
+    text = (written / "index.html").read_text()
+    masks = text[text.index("What the masks keep") : text.index("How it was measured")]
+    pooled, layers = masks.split("<details>")
+    row = re.search(r'<tr class="own"><th scope="row">PISTOLE</th>(.*?)</tr>', pooled)[1]
+    numbers = [float(value) for value in re.findall(r">([\d.]+)</td>", row)]
+    assert numbers == [0.61, 0.62, 0.64, 0.63, 0.64, 0.66]
+    assert pooled.count("<tr") == 2 + 6
+    assert ">all</th>" not in layers
+    assert layers.count('<th scope="row">blocks.0.attn.in_proj_weight</th>') == 6
+
+
+def test_old_records_of_scores_are_shown(artifacts: Path, tmp_path: Path) -> None:
+    path = artifacts / "stability" / "natural" / "summary.json"
+    old = json.loads(path.read_text())
+    write_json(path, {key: old[key] for key in ("reliability", "pci_reliability")})
+    report.run(make_params(), artifacts, tmp_path / "out")
+    assert (tmp_path / "out" / "index.html").read_text().count("<td>not recorded</td>") == 2
+
+
+def test_checks_that_were_not_run_are_named(artifacts: Path, tmp_path: Path) -> None:
+    for name in CHECKS:
+        shutil.rmtree(artifacts / "theory" / name)
+    report.run(make_params(), artifacts, tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert text.count('<span class="verdict">not run</span>') == len(CHECKS)
+    assert "<code>pistole theory merge_path</code>" in text
+
+
+def test_headline_compares_with_the_paired_interval(written: Path) -> None:
+    text = (written / "index.html").read_text()
+    metrics = json.loads((written / "metrics.json").read_text())
+    lead = metrics["differences"]["vanilla"]["sum"]
+    low, high = (f"{100 * end:+.1f}" for end in lead["ci95"])
+    headline = re.search(r'class="headline">(.*?)</p>', text)[1]
+    assert f"95% interval of the Sum {low} to {high}" in headline
+    assert headline.startswith("PISTOLE beats vanilla merging")
+
+
+def only(*names: str) -> dict[str, str]:
+    """Rows of the table."""
+    return {name: f"artifacts/{name}" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (("base", "vanilla"), []),
+        (("vanilla", "pistole"), []),
+        (("vanilla", "gism", "pistole"), ["Ablation"]),
+        (("pistole", "uniform_shrink"), ["Controls"]),
+        (("gism", "permuted_mask_1", "permuted_mask_2"), ["Ablation", "Controls"]),
+    ],
+)
+def test_fewer_models_make_a_smaller_page(
+    artifacts: Path, tmp_path: Path, capsys, names: tuple[str, ...], groups: list[str]
+) -> None:
+    report.run(make_params(models=only(*names)), artifacts, tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(metrics["models"]) == set(names)
+    assert (metrics["differences"] == {}) == ("pistole" not in names)
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert re.findall(r'<th scope="rowgroup">(\w+)</th>', text) == groups
+    assert ("Ablation and controls" in text) == bool(groups)
+    assert "Not among the evaluated models:" in text
+    assert "<tbody>\n</tbody>" not in text
+    assert "<ul>\n</ul>" not in text
+    page = Structure()
+    page.feed(text)
+    assert page.open == []
+    assert {link[1:] for link in page.links} <= set(page.ids)
+    show.run(tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert [name for name in ("Ablation", "Controls") if f"\n{name}, %" in printed] == groups
+    assert "- Not evaluated: " in printed
+    assert "comparisons" not in printed or "pistole" in names
+
+
+def shown(written: Path, monkeypatch, capsys) -> list[str]:
+    """The lines that ``show`` prints on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(written.parent)
+    show.run(Path("report"))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_show_fits_80_columns(written: Path, monkeypatch, capsys) -> None:
+    lines = shown(written, monkeypatch, capsys)
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "Report: report/index.html"
+    names = [line.split()[0] for line in lines[3:9]]
+    assert names == ["Base", "Natural", "Robust", "WiSE-FT", "Vanilla", "PISTOLE"]
+    assert all(line.isascii() for line in lines)
+    assert len({len(line.rstrip()) for line in lines[2:9]}) == 1
+
+
+def test_show_tells_controls_and_verdicts(written: Path, monkeypatch, capsys) -> None:
+    lines = shown(written, monkeypatch, capsys)
+    metrics = json.loads((written / "metrics.json").read_text())
+    text = " ".join(" ".join(lines).split())
+    for entry in metrics["controls"]["verdicts"]:
+        assert entry["statement"] in text
+    assert f"- {metrics['ablation']['statement']}" in text
+    assert f"- {metrics['controls']['split']['statement']}" in text
+    lead = metrics["controls"]["pooled"]["difference"]["sum"]
+    (pooled,) = [line for line in lines if line.startswith("Permuted mask")]
+    assert pooled.startswith("Permuted mask, mean")
+    assert f"{100 * lead['value']:+.1f} [" in pooled
+    assert "fails      Straightness of the frontiers" in lines
+    assert sum(line.split()[0] in ("holds", "fails", "undecided") for line in lines if line) == 6
+
+
+def test_show_without_a_report_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.json does not exist"):
+        show.run(tmp_path)
+
+
+def test_show_of_an_older_report_says_so(tmp_path: Path) -> None:
+    write_json(tmp_path / "metrics.json", {"profile": "demo", "models": {}})
+    with pytest.raises(UserError, match="older version: run stage report again"):
+        show.run(tmp_path)
