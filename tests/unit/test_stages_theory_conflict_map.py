@@ -212,16 +212,17 @@ def test_depth(project, world):
         ("first", 4, 4),
     ]
     base, tau = world.towers["base"], load_tensors(world.artifacts / "vectors/robust.safetensors")
-    deep = ("transformer.resblocks.2.", "transformer.resblocks.3.", "ln_post", "proj")
-    theta = {n: v + tau[0][n] * n.startswith(deep) for n, v in base.items()}
-    clean, robust = world.losses(theta, world.attacked(theta, "prefix"))
-    row = found["prefix"][4]
-    assert (row["clean_loss"], row["robust_loss"]) == pytest.approx((clean, robust), abs=1e-6)
+    last, both = "transformer.resblocks.3.", "transformer.resblocks.2."
+    for place, moved in ((2, (last, "ln_post", "proj")), (4, (last, both, "ln_post", "proj"))):
+        theta = {n: v + tau[0][n] * n.startswith(moved) for n, v in base.items()}
+        losses = world.losses(theta, world.attacked(theta, "prefix"))
+        row = found["prefix"][place]
+        assert (row["clean_loss"], row["robust_loss"]) == pytest.approx(tuple(losses), abs=1e-6)
     whole = world.towers["robust"]
-    clean, robust = world.losses(whole, world.attacked(whole, "prefix"))
+    robust = world.losses(whole, world.attacked(whole, "prefix"))[1]
     assert found["prefix"][-1]["robust_loss"] == pytest.approx(robust, abs=1e-3)
     assert found["shallow_minus_deep"]["robust_loss"] == pytest.approx(
-        found["prefix"][3]["robust_loss"] - row["robust_loss"]
+        found["prefix"][3]["robust_loss"] - found["prefix"][4]["robust_loss"]
     )
 
 
