@@ -91,6 +91,13 @@ def test_the_rank_correlation_and_its_interval():
     assert noisier.spearman_ci95[1] - noisier.spearman_ci95[0] > high - low
 
 
+def test_noise_that_resampling_adds_again_does_not_move_the_interval_off_the_estimate():
+    found = noisy_fit([measured(0, n=400, probes=3, pairs=3)], resamples=300, seed=0)
+    low, high = found.spearman_ci95
+    assert low < found.spearman < high
+    assert (low + high) / 2 == pytest.approx(found.spearman, abs=0.02)
+
+
 def test_groups_have_repeats_of_their_own():
     """The same points as one group or as two: other draws, and other shares of the noise."""
     a, b = measured(1, n=30), measured(2, n=30)
