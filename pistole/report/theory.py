@@ -22,7 +22,7 @@ def view(name: str, record: Recorded) -> dict[str, Any]:
         record: its summary and table.
 
     Returns:
-        Words, verdict, numbers, and figure and rows where the check has a figure.
+        Words, verdict, further findings, numbers, and figure and rows where the check has a figure.
     """
     summary, module = record.summary, figures.CHECKS.get(name)
     numbers, left_out = shown_numbers(summary)
@@ -32,6 +32,7 @@ def view(name: str, record: Recorded) -> dict[str, Any]:
         "title": module.TITLE if module else CHECKS[name],
         "caption": module.CAPTION if module else None,
         **{key: summary.get(key, "") for key in TOLD},
+        "notes": [text for key, text in summary.items() if key.endswith("_statement")],
         "numbers": numbers,
         "left_out": left_out,
         "columns": list(rows[0]) if rows else [],
@@ -52,7 +53,7 @@ def shown_numbers(summary: Summary) -> tuple[dict[str, str], list[str]]:
     shown: dict[str, str] = {}
     left_out = []
     for key, value in summary.items():
-        if key in TOLD:
+        if key in TOLD or key.endswith("_statement"):
             continue
         leaves = _leaves(value)
         if leaves is None or (isinstance(value, Mapping) and leaves > SMALL):

@@ -6,19 +6,15 @@ import warnings
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pistole.errors import UserError
 from pistole.method.criticality import antithetic_pci, layer_variances
-from pistole.models.zeroshot import ZeroShotClassifier, functional_logits, parameters_of
 from pistole.theory.curvature import (
     TraceEstimate,
     directional_derivatives,
     hessian_operator,
     rademacher,
     second_directional_derivative,
-    twice_differentiable_attention,
     weighted_hutchinson_trace,
 )
 from tests.unit.method_models import exact_weighted_traces, log_prob, mlp, samples
@@ -37,14 +33,6 @@ def p_c(theta: Params) -> Tensor:
 
 def inner(left: Params, right: Params) -> Tensor:
     return sum((left[k] * right[k]).sum() for k in left)
-
-
-@pytest.fixture
-def vit(tiny_clip: torch.nn.Module) -> tuple[ZeroShotClassifier, Tensor]:
-    source = torch.Generator().manual_seed(0)
-    text = torch.nn.functional.normalize(torch.randn(4, 16, generator=source), dim=-1)
-    clf = ZeroShotClassifier(tiny_clip.visual, text, [0.5] * 3, [0.25] * 3, 16, 10.0)
-    return clf, torch.rand(3, 3, 16, 16, generator=source)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +127,36 @@ def test_the_trace_agrees_with_that_of_curvlinops(oracle):
     assert abs(found.trace.item() - theirs) < 3.5 * spread
 
 
+def test_a_linear_softmax_has_its_analytic_hessian():
+    """With z = W x, u = V x and e = 1_c: v^T H_c v = p_c [((e - p) u)^2 - u diag(p) u + (p u)^2].
+
+    So Tr(H_c) = p_c |x|^2 (|e - p|^2 - 1 + |p|^2).
+    """
+    source = torch.Generator().manual_seed(0)
+    theta = {"w": torch.randn(4, 5, generator=source, dtype=torch.float64)}
+    v = {"w": torch.randn(4, 5, generator=source, dtype=torch.float64)}
+
+    def log_p(point: Params) -> Tensor:
+        return (X @ point["w"].T).log_softmax(-1).gather(1, Y[:, None])[:, 0]
+
+    p = (X @ theta["w"].T).softmax(-1)
+    away, u = torch.eye(4).double()[Y] - p, X @ v["w"].T
+    own = p.gather(1, Y[:, None])[:, 0]
+    form = own * ((away * u).sum(1) ** 2 - (p * u**2).sum(1) + (p * u).sum(1) ** 2)
+    found = second_directional_derivative(lambda point: log_p(point).exp(), theta, v)
+    assert torch.allclose(found, form, rtol=1e-10)
+    exact = 0.25 * own * (X**2).sum(1) * ((away**2).sum(1) - 1 + (p**2).sum(1))
+    trace = weighted_hutchinson_trace(
+        lambda point: log_p(point).exp(), theta, {"w": 0.25}, probes=300, seed=0
+    )
+    assert ((trace.trace - exact) / trace.standard_error).abs().max() < 3.5
+    settings = {"eta": 1e-3, "dist": "sphere", "ball": "layer", "perturb_1d": True}
+    pci = antithetic_pci(log_p, theta, pairs=400, seed=0, **settings)
+    scale = layer_variances(theta, **settings)["w"] / 0.25
+    spread = (pci.first_half - pci.second_half).abs().max()
+    assert torch.allclose(pci.pci, scale * exact / own / 2, atol=4 * spread.item(), rtol=0.2)
+
+
 def test_the_weighted_trace_is_unbiased():
     theta = mlp()
     exact = exact_weighted_traces(p_c, theta, VARIANCES)
@@ -191,133 +209,6 @@ def test_probes_are_signs_scaled_by_layer_and_seeded():
     assert all(torch.equal(v[k], again[k]) for k in v)
     other = rademacher(theta, VARIANCES, seed=0, probe=1)
     assert not torch.equal(v["0.weight"], other["0.weight"])
-
-
-def test_the_second_derivative_of_a_vit_by_differences_and_by_hvp(vit):
-    """Two nested torch.func.jvp fail this: LayerNorm's is wrong (pytorch issue 196700)."""
-    clf, images = vit
-    clf, images = clf.double(), images.double()
-    theta = parameters_of(clf)
-    v = rademacher(theta, dict.fromkeys(theta, 0.05**2), seed=0, probe=0)
-
-    def p(point: Params) -> Tensor:
-        return functional_logits(clf, point, images).softmax(-1)[:, 1]
-
-    def moved(step: float) -> Tensor:
-        return p({k: theta[k] + step * v[k] for k in theta})
-
-    found = second_directional_derivative(p, theta, v)
-    differences = (moved(1e-4) - 2 * moved(0) + moved(-1e-4)) / 1e-8
-    assert torch.allclose(found, differences, rtol=1e-5, atol=1e-6)
-    for i in range(len(images)):
-        product = hessian_operator(lambda point, i=i: p(point)[i], theta)(v)
-        assert found[i].item() == pytest.approx(inner(product, v).item(), rel=1e-9)
-
-
-def test_pci_of_a_vit_is_its_trace(vit):
-    """Theorem 2 through attention and LayerNorm: same number from values and from derivatives."""
-    clf, images = vit
-    clf = clf.double()
-    theta, images = parameters_of(clf), images.double()
-
-    def log_p(point: Params) -> Tensor:
-        return functional_logits(clf, point, images).log_softmax(-1)[:, 1]
-
-    settings = {"eta": 1e-3, "dist": "sphere", "ball": "layer", "perturb_1d": False}
-    pci = antithetic_pci(log_p, theta, pairs=60, seed=0, **settings)
-    variances = layer_variances(theta, **settings)
-    trace = weighted_hutchinson_trace(
-        lambda point: log_p(point).exp(), theta, variances, probes=60, seed=0
-    )
-    predicted, error = (t / 2 / log_p(theta).exp() for t in (trace.trace, trace.standard_error))
-    spread = (error**2 + ((pci.first_half - pci.second_half) / 2) ** 2).sqrt()
-    assert ((pci.pci - predicted).abs() < 4 * spread).all()
-
-
-class Operators(TorchDispatchMode):
-    """Names of all operators that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.name())
-        return func(*args, **(kwargs or {}))
-
-    def fused(self) -> set[str]:
-        kinds = ("flash", "efficient", "cudnn", "overrideable")
-        return {
-            name
-            for name in self.names
-            if "attention" in name and any(kind in name for kind in kinds)
-        }
-
-
-def derivatives(function, theta: Params, v: Params):
-    """Everything in the module that takes a second derivative."""
-    second_directional_derivative(function, theta, v)
-    directional_derivatives(function, theta, v)
-    hessian_operator(lambda point: function(point).sum(), theta)(v)
-    weighted_hutchinson_trace(function, theta, dict.fromkeys(theta, 1.0), probes=1, seed=0)
-
-
-def test_no_fused_attention_kernel_runs_under_a_second_derivative(vit):
-    clf, images = vit
-    theta = parameters_of(clf)
-
-    def p(point: Params) -> Tensor:
-        return functional_logits(clf, point, images).softmax(-1)[:, 1]
-
-    v = rademacher(theta, dict.fromkeys(theta, 1.0), seed=0, probe=0)
-    with Operators() as plain:
-        p(theta)
-    assert plain.fused()  # the test would see one, and by default there is one
-    with Operators() as ours:
-        derivatives(p, theta, v)
-    assert ours.fused() == set()
-
-
-def test_a_second_derivative_through_a_fused_kernel_is_an_error(vit):
-    clf, images = vit
-    leaves = {k: value.requires_grad_() for k, value in parameters_of(clf).items()}
-    values = list(leaves.values())
-
-    def second() -> None:
-        loss = functional_logits(clf, leaves, images).square().sum()
-        first = torch.autograd.grad(loss, values, create_graph=True)
-        torch.autograd.grad(sum(g.sum() for g in first), values, materialize_grads=True)
-
-    with pytest.raises(RuntimeError, match="is not implemented"):
-        second()
-    with twice_differentiable_attention():
-        second()
-
-
-def attention_settings() -> tuple[bool, list[SDPBackend]]:
-    return torch.backends.mha.get_fastpath_enabled(), _cur_sdpa_kernel_backends()
-
-
-def test_attention_settings_are_restored_even_after_an_error():
-    before = attention_settings()
-    within = []
-
-    def failing(theta: Params) -> Tensor:
-        within.append(attention_settings())
-        raise ZeroDivisionError
-
-    calls = (
-        lambda: second_directional_derivative(failing, mlp(), mlp(3)),
-        lambda: directional_derivatives(failing, mlp(), mlp(3)),
-        lambda: hessian_operator(failing, mlp()),
-    )
-    for call in calls:
-        with pytest.raises(ZeroDivisionError):
-            call()
-    assert within == [(False, [SDPBackend.MATH])] * 3
-    assert attention_settings() == before
-    assert before[0]
-    assert len(before[1]) > 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Theory check ``pci_trace``: is PCI half the weighted Hessian trace over p, as Theorem 2 says?"""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def check(params: Params, artifacts: Path) -> tuple[list[Row], Row]:
         "merged": artifacts / "merged/pistole",
     }
     rows, groups, errors = [], [], []
-    steps = len(MODELS) * len(INPUTS) * (knobs.probes + len(knobs.etas))
+    steps = len(MODELS) * len(INPUTS) * (1 + len(knobs.etas))  # the trace, then every radius
     with counting("theory pci_trace", steps) as advance:
         for model in MODELS:
             theta = tower(places[model], base, device)
@@ -104,9 +105,10 @@ class _Group:
         self.unit = layer_variances(theta, eta=1.0, **self.place)
         self.before = objective.log_probs(theta, pixels)
 
-    def measured(self, advance: Any) -> Measured:
+    def measured(self, advance: Callable[[], None]) -> Measured:
         knobs = self.params.theory.pci_trace
-        forms = self._relative_forms(knobs.probes, advance)
+        forms = self._relative_forms(knobs.probes)
+        advance()
         pci = {}
         for eta in knobs.etas:
             pci[eta] = torch.stack([self._pci(eta, pair) for pair in range(knobs.pairs)]).cpu()
@@ -140,7 +142,7 @@ class _Group:
         ]
         return torch.cat(parts).cpu()
 
-    def _relative_forms(self, probes: int, advance: Any) -> Tensor:
+    def _relative_forms(self, probes: int) -> Tensor:
         """v^T H_c v / p_c at eta = 1 per probe and image."""
         parts = []
         for batch in self.objective.batches():
@@ -148,11 +150,9 @@ class _Group:
                 self._ratio(batch), self.theta, self.unit, probes=probes, seed=self.seed
             )
             parts.append(found.forms)
-        for _ in range(probes):
-            advance()
         return torch.cat(parts, dim=1).cpu()
 
-    def _ratio(self, batch: Tensor) -> Any:
+    def _ratio(self, batch: Tensor) -> Callable[[Tensors], Tensor]:
         """p_c(theta) over its value here, so that a tiny p_c does not underflow."""
         before = self.before[batch]
         return lambda point: torch.exp(self.objective.log_prob(point, self.pixels, batch) - before)
