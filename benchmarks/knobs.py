@@ -4,12 +4,14 @@ Each FOLDER is a project after the stages data, base, finetune and vectors, one 
 
     python -m benchmarks.knobs search FOLDER --configs 120
     python -m benchmarks.knobs test FOLDER FOLDER ... --chosen docs/results/knobs-demo.json
-    python -m benchmarks.knobs report FOLDER FOLDER ... --chosen docs/results/knobs-demo.json
+    python -m benchmarks.knobs_report FOLDER FOLDER ... --chosen docs/results/knobs-demo.json
 
-``search`` scores random settings of the method, and a grid of uniform shrinks
-theta_0 + a tau_nat + b tau_rob, on the slice ``select`` with PGD. ``test`` takes the setting of
-each family that is best on average over all folders and attacks it with the evaluation ensemble
-on the test slices. ``report`` compares them image by image.
+``search`` scores three families on the slice ``select`` with PGD: random settings of the method
+(``pistole``), a grid of uniform shrinks theta_0 + a tau_nat + b tau_rob (``uniform``), and masks
+of random settings with the same freedom, theta_0 + a M_nat tau_nat + b M_rob tau_rob (``free``),
+which a merge with lambda and 1 - lambda does not have. ``test`` takes the setting of each family
+that is best on average over all folders and attacks it with the evaluation ensemble on the test
+slices. ``knobs_report`` compares them image by image.
 """
 
 import itertools
@@ -23,13 +25,12 @@ import torch
 import typer
 
 from pistole.baselines.controls import permuted_mask, uniform_shrink
-from pistole.files import load_tensors, write_json, write_text
+from pistole.files import load_tensors, write_json
 from pistole.method.masks import MaskSettings, complementary_masks
 from pistole.method.merge import merge
 from pistole.models.zeroshot import ZeroShotClassifier
 from pistole.params import Params, load_params
 from pistole.progress import counting, say
-from pistole.report.statistics import MEASURES, compare, measures
 from pistole.stages import stability
 from pistole.stages.evaluate import attack_task, ensemble_spec
 from pistole.stages.runtime import classifier, device_of, with_parameters
@@ -67,24 +68,32 @@ DEFAULT = {
     "granularity": "tensor",
     "rescale": "none",
 }
-GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+UNIFORM = {"a": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "b": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)}
+FREE = {"a": (0.0, 0.1, 0.2, 0.3, 0.4), "b": (0.8, 1.0, 1.2, 1.4, 1.6)}
+FAMILIES = ["uniform", "pistole", "free"]
 KEPT = 12  # settings per family that are measured again on the whole slice
 Folders = Annotated[list[Path], typer.Argument(help="projects, one per seed")]
 Chosen = Annotated[Path, typer.Option(help="file for the chosen settings")]
 
 
-def configurations(count: int) -> list[Config]:
-    """Draw settings of the method; the same for every project.
+def configurations(family: str, count: int) -> list[Config]:
+    """List the settings of a family; the same for every project.
 
     Args:
-        count: how many beside the defaults at every lambda.
+        family: ``uniform``, ``pistole`` or ``free``.
+        count: how many to draw; ``pistole`` has the defaults at every lambda beside them.
 
     Returns:
         Settings by name.
     """
-    source = random.Random(0)
-    drawn = [{k: source.choice(v) for k, v in CHOICES.items()} for _ in range(count)]
-    return [DEFAULT | {"lam": lam} for lam in CHOICES["lam"]] + drawn
+    if family == "uniform":
+        return [dict(zip("ab", ab, strict=True)) for ab in itertools.product(*UNIFORM.values())][1:]
+    source, choices = random.Random(0), CHOICES
+    if family == "free":
+        choices = {k: v for k, v in CHOICES.items() if k not in ("rescale", "lam")} | FREE
+    drawn = [{k: source.choice(v) for k, v in choices.items()} for _ in range(count)]
+    defaults = [DEFAULT | {"lam": lam} for lam in CHOICES["lam"]]
+    return defaults + drawn if family == "pistole" else drawn
 
 
 class Project:
@@ -138,6 +147,11 @@ class Project:
         """Return the merged parameters of a setting of any family."""
         tau_nat, tau_rob = self.tau
         if "a" in config:
+            if "score_stat" in config:
+                tau_nat, tau_rob = (
+                    {name: mask[name] * value for name, value in tau.items()}
+                    for mask, tau in zip(self.masks(config), self.tau, strict=True)
+                )
             return {
                 k: v + config["a"] * tau_nat[k] + config["b"] * tau_rob[k]
                 for k, v in self.theta_0.items()
@@ -170,16 +184,16 @@ class Project:
 @app.command()
 def search(
     folder: Annotated[Path, typer.Argument(help="the project")],
-    configs: Annotated[int, typer.Option(help="random settings")] = 120,
+    configs: Annotated[int, typer.Option(help="random settings per family")] = 120,
     images: Annotated[int, typer.Option(help="held-out images of the first pass")] = 200,
+    family: Annotated[list[str], typer.Option(help="what to search")] = FAMILIES,
 ) -> None:
     """Measure random settings and uniform shrinks on held-out images of one project."""
     project = Project(folder)
-    uniform = [{"a": a, "b": b} for a, b in itertools.product(GRID, GRID) if a or b]
-    families = {"uniform": uniform, "pistole": configurations(configs)}
-    for family, listed in families.items():
-        rows = project.held_out(listed, images, f"{folder.name} {family}")
-        pd.DataFrame(rows).to_csv(folder / f"knobs-{family}.csv", index=False)
+    for name in family:
+        listed = configurations(name, configs)
+        rows = project.held_out(listed, images, f"{folder.name} {name}")
+        pd.DataFrame(rows).to_csv(folder / f"knobs-{name}.csv", index=False)
 
 
 def read_search(folders: list[Path], family: str) -> pd.DataFrame:
@@ -212,10 +226,11 @@ def test(folders: Folders, chosen: Chosen) -> None:
     projects = [Project(folder) for folder in folders]
     pistole = refine(projects, folders, "pistole")
     table = read_search(folders, "pistole")
-    defaults = [text for text in table["config"] if DEFAULT.items() <= _tuples(text).items()]
+    defaults = [text for text in table["config"] if DEFAULT.items() <= as_drawn(text).items()]
     rows: dict[str, Config] = {
         "pistole": pistole,
         "uniform": refine(projects, folders, "uniform"),
+        "free": refine(projects, folders, "free"),
         "uniform_shrink": pistole | {"control": "uniform_shrink"},
         "permuted_mask": pistole | {"control": "permuted_mask"},
         "default": json.loads(defaults[0]),
@@ -226,7 +241,15 @@ def test(folders: Folders, chosen: Chosen) -> None:
             outcomes(project, folder, name, config)
 
 
-def _tuples(text: str) -> Config:
+def as_drawn(text: str) -> Config:
+    """Read a setting back from its text, with the cap as the pair that :data:`CHOICES` has.
+
+    Args:
+        text: JSON.
+
+    Returns:
+        The setting.
+    """
     config = json.loads(text)
     return config | {"cap": tuple(config["cap"])}
 
@@ -244,63 +267,6 @@ def outcomes(project: Project, folder: Path, name: str, config: Config) -> None:
         tables.append(table.to_pandas()[["dataset", "id", "clean_correct", "robust_correct"]])
         say(f"{folder.name} {name} {task}: clean {line['clean']:.3f} robust {line['robust']:.3f}")
     pd.concat(tables).to_parquet(folder / f"knobs-{name}.parquet")
-
-
-@app.command()
-def report(folders: Folders, chosen: Chosen) -> None:
-    """Compare the chosen models over all seeds and tell which knob mattered."""
-    configs = json.loads(chosen.read_text(encoding="utf-8"))
-    names = list(configs)
-    tests = {}
-    for seed, folder in enumerate(folders):
-        frames = [pd.read_parquet(folder / f"knobs-{name}.parquet") for name in names]
-        for task in frames[0]["dataset"].unique():
-            parts = [f[f["dataset"] == task] for f in frames]
-            right = [p[["clean_correct", "robust_correct"]].to_numpy(bool) for p in parts]
-            tests[f"{task}, seed {seed}"] = torch.stack([torch.from_numpy(r) for r in right], 1)
-    arrays = {key: value.numpy() for key, value in tests.items()}
-    paired = compare(names, arrays, resamples=10_000, seed=0)
-    lines = [f"## Test images, mean over {len(folders)} seeds and their tasks", ""]
-    lines += ["| model | setting | clean | robust | Sum | PISTOLE minus this: Sum | each seed |"]
-    lines += ["|---|---|---|---|---|---|---|"]
-    for position, name in enumerate(names):
-        own, lead = paired.mean([name]), paired.lead(["pistole"], [name])["sum"]
-        cells = [f"{100 * own[key].value:.1f}" for key in MEASURES]
-        told = f"{100 * lead.value:+.1f} [{100 * lead.low:+.1f}, {100 * lead.high:+.1f}]"
-        per_seed = _per_seed(arrays, len(folders), names.index("pistole"), position)
-        setting = ", ".join(f"{k} {v}" for k, v in configs[name].items())
-        lines.append(f"| {name} | {setting} | {' | '.join(cells)} | {told} | {per_seed} |")
-    lines += ["", "## Which knob mattered: held-out Sum, mean over settings", ""]
-    lines += knob_table(read_search(folders, "pistole"))
-    write_text(chosen.with_suffix(".md"), "\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-def _per_seed(arrays: dict[str, Any], seeds: int, first: int, other: int) -> str:
-    """PISTOLE's lead in the Sum, seed by seed."""
-    found = []
-    for seed in range(seeds):
-        own = {k: v for k, v in arrays.items() if k.endswith(f"seed {seed}")}
-        points = measures(own)
-        found.append(f"{100 * (points[first, 2] - points[other, 2]):+.1f}")
-    return ", ".join(found) if first != other else ""
-
-
-def knob_table(table: pd.DataFrame) -> list[str]:
-    """Tell each knob's share of the spread and the mean Sum per value; drawn settings only."""
-    drawn = [_tuples(text) for text in table["config"]]
-    frame = pd.DataFrame(drawn).assign(sum=table["sum"] * 100)
-    frame["cap"] = [f"{mode} {q:g}" for mode, q in frame["cap"]]
-    total = ((frame["sum"] - frame["sum"].mean()) ** 2).sum()
-    lines = ["| knob | share of variance | mean and best Sum per value |", "|---|---|---|"]
-    for knob in CHOICES:
-        groups = frame.groupby(knob, sort=False)["sum"]
-        between = (groups.size() * (groups.mean() - frame["sum"].mean()) ** 2).sum() / total
-        cells = "; ".join(
-            f"{value}: {part.mean():.1f}, {part.max():.1f}" for value, part in sorted(groups)
-        )
-        lines.append(f"| {knob} | {100 * between:.0f} % | {cells} |")
-    return lines
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ the pixels. ``memory`` walks a short trajectory of a ViT-B/32 with random weight
 anonymous memory of the process, for each score statistic.
 """
 
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -21,7 +23,8 @@ import typer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pistole.models.zeroshot import ZeroShotClassifier, functional_logits, parameters_of
+from pistole.method.scores import STATISTICS
+from pistole.models.zeroshot import ZeroShotClassifier, functional_logits
 from pistole.params import load_params
 from pistole.stages import stability
 from pistole.stages.losses import Objective
@@ -116,8 +119,14 @@ def resident() -> int:
 @app.command()
 def memory(
     params_file: Annotated[Path, typer.Option("--params", help="parameters")] = PARAMS,
+    statistic: Annotated[str, typer.Option(help="one statistic; each needs a fresh process")] = "",
 ) -> None:
     """Print the trajectory's peak memory as a multiple of the model's fp32 size."""
+    if not statistic:
+        for name in STATISTICS:
+            again = [sys.executable, "-m", "benchmarks.stability", "memory", "--statistic", name]
+            subprocess.run([*again, "--params", str(params_file)], check=True)
+        return
     params = load_params(params_file)
     visual = open_clip.create_model("ViT-B-32").visual
     features = torch.nn.functional.normalize(torch.randn(10, 512), dim=1)
@@ -125,20 +134,22 @@ def memory(
     pixels = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8)
     images = Slice("noise", [str(i) for i in range(4)], pixels, torch.arange(4), "")
     size = sum(4 * p.numel() for p in visual.parameters())
-    for statistic in ("abs_mean", "mean_abs", "rms"):
-        pci = params.stability.pci.model_copy(update={"pairs": 1})
-        changes = {"K": 2, "score_stat": statistic, "batch_size": 2, "pci": pci}
-        own = params.model_copy(
-            update={"stability": params.stability.model_copy(update=changes), "threads": 2}
-        )
-        theta = parameters_of(model)
-        with tempfile.TemporaryDirectory() as scratch, Watch() as watch:
-            probe = stability.Probe(own, "natural", Objective(model, images, 2))
-            for _ in stability.scores(own, theta, probe, Path(scratch)):
-                pass
-        # theta_s was there before the watch began.
-        multiple = (watch.peak - watch.before) / size + 1
-        print(f"{statistic}: model {size / MIB:.0f} MiB, trajectory {multiple:.2f} x")
+    pci = params.stability.pci.model_copy(update={"pairs": 1})
+    changes = {"K": 2, "score_stat": statistic, "batch_size": 2, "pci": pci}
+    own = params.model_copy(
+        update={"stability": params.stability.model_copy(update=changes), "threads": 2}
+    )
+    theta = {name: value.detach() for name, value in visual.named_parameters()}
+    objective = Objective(model, images, 2)
+    with torch.no_grad():  # the kernels' work space, which no trajectory can avoid, is made here
+        model(objective.clean)
+    with tempfile.TemporaryDirectory() as scratch, Watch() as watch:
+        probe = stability.Probe(own, "natural", objective)
+        for _ in stability.scores(own, theta, probe, Path(scratch)):
+            pass
+    # theta_s was there before the watch began.
+    multiple = (watch.peak - watch.before) / size + 1
+    print(f"{statistic}: model {size / MIB:.0f} MiB, trajectory {multiple:.2f} x")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from pistole.method.controls import permuted_masks, uniform_masks
 from pistole.method.masks import mask_statistics
 from pistole.method.merge import merge, require_ingredients
-from pistole.method.vectors import Params, Real
+from pistole.method.vectors import Params, Real, zeros_like
 from pistole.seeds import derive
 
 Masks = tuple[Params, Params]
@@ -106,7 +106,7 @@ def zero_nat(
         The merged parameters.
     """
     require_ingredients(theta_0, tau_nat, tau_rob, lam)
-    nothing = {name: torch.zeros_like(value) for name, value in tau_nat.items()}
+    nothing = zeros_like(tau_nat)
     return merge(theta_0, nothing, tau_rob, masks, lam=lam, rescale=rescale)
 
 
@@ -133,5 +133,5 @@ def wise_ft_matched(
     kept = mask_statistics(masks[1], tau_rob)["all"]["l2_retention"]
     share = min(1.0, kept) if rescale == "none" else 1.0
     constant = {name: torch.full_like(mask, share) for name, mask in masks[1].items()}
-    nothing = {name: torch.zeros_like(value) for name, value in tau_nat.items()}
+    nothing = zeros_like(tau_nat)
     return merge(theta_0, nothing, tau_rob, (constant, constant), lam=lam, rescale="none")

@@ -33,7 +33,6 @@ class Inputs:
     """What is known of a stage before it works."""
 
     root: Path
-    uri: str
     tags: dict[str, str]
     writer: Writer
     stage: dag.Stage | None = None
@@ -99,7 +98,7 @@ def _begin(name: str) -> Inputs | None:
     uri = tracking_uri(root)
     inputs = None
     with _tolerant():
-        known = Inputs(root, uri, _circumstances(root, name), Writer(uri))
+        known = Inputs(root, _circumstances(root, name), Writer(uri))
         if under_dvc:
             _receipt(root, name).unlink(missing_ok=True)
             known.stage = _describe(root, name)

@@ -8,8 +8,8 @@ ball has one group for all.
 import torch
 from torch import Tensor
 
-from pistole.errors import UserError
-from pistole.method.vectors import Params, Real
+from pistole.errors import UserError, require_choice
+from pistole.method.vectors import Params, Real, zeros_like
 
 BALLS = ("layer", "global")
 DISTRIBUTIONS = ("sphere", "ball", "gaussian")
@@ -29,8 +29,7 @@ def groups(theta: Params, ball: str, perturb_1d: bool) -> list[list[str]]:
     Raises:
         UserError: unknown ball.
     """
-    if ball not in BALLS:
-        raise UserError(f"ball is {ball!r}: choose one of {', '.join(BALLS)}")
+    require_choice("ball", ball, BALLS)
     moved = [name for name in sorted(theta) if perturb_1d or theta[name].ndim > 1]
     return [[name] for name in moved] if ball == "layer" else [moved]
 
@@ -65,19 +64,6 @@ def require_radius(eta: Real) -> None:
         raise UserError(f"eta is {eta}: give the relative radius of the ball, a number above 0")
 
 
-def require_distribution(dist: str) -> None:
-    """Refuse an unknown law of the perturbation.
-
-    Args:
-        dist: its name.
-
-    Raises:
-        UserError: it is none of sphere, ball, gaussian.
-    """
-    if dist not in DISTRIBUTIONS:
-        raise UserError(f"dist is {dist!r}: choose one of {', '.join(DISTRIBUTIONS)}")
-
-
 def perturbation(
     theta: Params,
     eta: Real,
@@ -104,8 +90,8 @@ def perturbation(
         Delta with the names, shapes, dtype and device of theta; 0 where nothing moves.
     """
     require_radius(eta)
-    require_distribution(dist)
-    delta = {name: torch.zeros_like(value) for name, value in theta.items()}
+    require_choice("dist", dist, DISTRIBUTIONS)
+    delta = zeros_like(theta)
     for names in groups(theta, ball, perturb_1d):
         radius = eta * group_norm(theta, names)
         size = sum(theta[name].numel() for name in names)
@@ -145,7 +131,7 @@ def layer_variances(
         name -> sigma_l^2; 0 for tensors that do not move.
     """
     require_radius(eta)
-    require_distribution(dist)
+    require_choice("dist", dist, DISTRIBUTIONS)
     variances = dict.fromkeys(theta, 0.0)
     for names in groups(theta, ball, perturb_1d):
         size = sum(theta[name].numel() for name in names) + (2 if dist == "ball" else 0)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pistole.errors import UserError
+from pistole.errors import UserError, require_choice
 from pistole.method.ball import layer_variances, perturbation
 from pistole.method.vectors import Params, Real, require_finite
 from pistole.seeds import generator
@@ -139,8 +139,7 @@ def pci_weights(
     Raises:
         UserError: unknown kind, or a percentile or floor out of range.
     """
-    if kind not in KINDS:
-        raise UserError(f"pci weight is {kind!r}: choose one of {', '.join(KINDS)}")
+    require_choice("pci weight", kind, KINDS)
     if not 0 < clip_pct <= 100:
         raise UserError(f"clip_pct is {clip_pct}: give a percentile in (0, 100]")
     if not 0 <= floor <= 1:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pistole.errors import UserError
+from pistole.errors import require_choice
 from pistole.method.vectors import Params
 
 GRANULARITIES = ("tensor", "qkv", "block", "global")
@@ -61,8 +61,7 @@ def layers(params: Params, granularity: str) -> dict[str, list[Part]]:
     Raises:
         UserError: unknown granularity.
     """
-    if granularity not in GRANULARITIES:
-        raise UserError(f"granularity is {granularity!r}: choose one of {', '.join(GRANULARITIES)}")
+    require_choice("granularity", granularity, GRANULARITIES)
     found: dict[str, list[Part]] = {}
     for name in sorted(params):
         if granularity == "qkv" and PACKED.search(name) and params[name].shape[0] % 3 == 0:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pistole.errors import UserError
+from pistole.errors import UserError, require_choice
 from pistole.method.layers import GRANULARITIES, gather, layers, scatter
 from pistole.method.vectors import Params, Real, require_finite, require_same_layout
 
@@ -44,9 +44,7 @@ class MaskSettings:
         if not 0 < self.q <= 1:
             raise UserError(f"q is {self.q}: give a quantile level in (0, 1]; 1 means no cap")
         for name, known in (("cap_mode", CAP_MODES), ("granularity", GRANULARITIES)):
-            if getattr(self, name) not in known:
-                given = getattr(self, name)
-                raise UserError(f"{name} is {given!r}: choose one of {', '.join(known)}")
+            require_choice(name, getattr(self, name), known)
 
 
 def quantile(values: Tensor, q: Real) -> float:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pistole.errors import UserError
+from pistole.errors import UserError, require_choice
 from pistole.method.vectors import Params, Real, require_finite, require_same_layout
 
 RESCALES = ("none", "norm")
@@ -65,8 +65,7 @@ def merge(
         UserError: lam outside [0, 1], unknown rescale, a mask outside [0, 1], or tensors of
             another layout or not finite.
     """
-    if rescale not in RESCALES:
-        raise UserError(f"rescale is {rescale!r}: choose one of {', '.join(RESCALES)}")
+    require_choice("rescale", rescale, RESCALES)
     require_ingredients(theta_0, tau_nat, tau_rob, lam)
     for part, what in zip(masks, ("natural mask", "robust mask"), strict=True):
         require_same_layout(theta_0, part, what)

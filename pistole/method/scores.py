@@ -4,24 +4,11 @@ from collections.abc import Iterable
 
 import torch
 
-from pistole.errors import UserError
+from pistole.errors import require_choice
 from pistole.method.vectors import Params, require_finite, require_same_layout
 
 STATISTICS = ("abs_mean", "mean_abs", "rms")
 Micro = Iterable[tuple[int, Params]]
-
-
-def require_statistic(statistic: str) -> None:
-    """Refuse an unknown statistic.
-
-    Args:
-        statistic: its name.
-
-    Raises:
-        UserError: it is none of abs_mean, mean_abs, rms.
-    """
-    if statistic not in STATISTICS:
-        raise UserError(f"score_stat is {statistic!r}: choose one of {', '.join(STATISTICS)}")
 
 
 def micro_size(statistic: str, microbatch: int, batch_size: int) -> int:
@@ -36,7 +23,7 @@ def micro_size(statistic: str, microbatch: int, batch_size: int) -> int:
     Returns:
         A number of images.
     """
-    require_statistic(statistic)
+    require_choice("score_stat", statistic, STATISTICS)
     return {"abs_mean": batch_size, "mean_abs": microbatch, "rms": 1}[statistic]
 
 
@@ -56,7 +43,7 @@ def accumulate(micro: Micro, statistic: str, total: Params, signed: Params | Non
     Raises:
         UserError: a gradient is not finite or of another layout.
     """
-    require_statistic(statistic)
+    require_choice("score_stat", statistic, STATISTICS)
     images = 0
     for count, gradient in micro:
         require_same_layout(total, gradient, "gradient")

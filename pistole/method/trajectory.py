@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
-
-from pistole.errors import UserError
+from pistole.errors import UserError, require_choice
 from pistole.method.ball import group_norm, groups, require_radius
-from pistole.method.scores import Micro, accumulate, magnitude, require_statistic
-from pistole.method.vectors import Params, Real, require_finite
+from pistole.method.scores import STATISTICS, Micro, accumulate, magnitude
+from pistole.method.vectors import Params, Real, require_finite, zeros_like
 
 VARIANTS = ("gism", "gism_pci", "gism_apt", "pistole")
 TINY = 1e-12
@@ -52,43 +50,32 @@ class VariantScores:
     halves: tuple[Params, Params]
 
 
-def zeros_like(params: Params) -> Params:
-    """Return zeros of the same names, shapes, dtype and device.
-
-    Args:
-        params: name -> tensor.
-
-    Returns:
-        New tensors.
-    """
-    return {name: torch.zeros_like(value) for name, value in params.items()}
-
-
 class _Accumulator:
     """Running sum over the path of one score and of the same score from each half."""
 
     def __init__(self, like: Params, allocate: Callable[[Params], Params]) -> None:
         self.full = zeros_like(like)
         self.halves = (allocate(like), allocate(like))
+        self.first = allocate(like)  # the first half's sum, while the second half's is made
 
     def add(self, point: PointGradients, weighted: bool, statistic: str) -> Params | None:
         """Add one point; return the mean gradient where the unweighted path needs it."""
         signed = zeros_like(self.full) if not weighted and statistic != "abs_mean" else None
-        totals, images = [], 0
+        total, images = zeros_like(self.full), 0
         for half, store in enumerate(self.halves):
-            total = zeros_like(self.full)
             count = accumulate(point.micro(half, weighted), statistic, total, signed)
             images += count
             for name, value in total.items():
                 store[name] += magnitude(value, count, statistic).to(store[name].device)
-            totals.append(total)
-        both, second = totals
-        for name, value in both.items():
-            value += second.pop(name)
+                if half == 0:
+                    self.first[name].copy_(value)
+                    value.zero_()
+        for name, value in total.items():
+            value += self.first[name].to(value.device)
             self.full[name] += magnitude(value, images, statistic)
         if weighted:
             return None
-        return _scaled(both if signed is None else signed, 1 / images)
+        return _scaled(total if signed is None else signed, 1 / images)
 
     def scores(self, variant: str) -> VariantScores:
         """Return the sums under a variant's name; they are not copied."""
@@ -147,7 +134,7 @@ def trajectory_scores(
     if steps < 1:
         raise UserError(f"K is {steps}: the trajectory needs at least 1 point")
     require_radius(eta)
-    require_statistic(statistic)
+    require_choice("score_stat", statistic, STATISTICS)
     beta = 2 * eta / steps if beta is None else beta
     if not 0 < beta < float("inf"):
         raise UserError(f"beta is {beta}: give the relative ascent step, a number above 0")

@@ -9,6 +9,18 @@ Params = dict[str, Tensor]
 Real = float | int  # the runtime type checker takes an int for no float
 
 
+def zeros_like(params: Params) -> Params:
+    """Return zeros of the same names, shapes, dtype and device.
+
+    Args:
+        params: name -> tensor.
+
+    Returns:
+        New tensors.
+    """
+    return {name: torch.zeros_like(value) for name, value in params.items()}
+
+
 def require_same_layout(reference: Params, other: Params, what: str) -> None:
     """Refuse named tensors that differ from the reference in a name or a shape.
 

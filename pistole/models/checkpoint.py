@@ -56,17 +56,6 @@ class OpenedBase(VisualBase):
     logit_scale: float
 
 
-def save_visual(path: str | Path, params: Params, metadata: dict[str, Any]) -> None:
-    """Write parameters as safetensors, atomically and byte-identically for equal input.
-
-    Args:
-        path: the file.
-        params: theta, fp32.
-        metadata: JSON-able; ``base_digest`` ties the file to its base model.
-    """
-    save_tensors(path, params, metadata)
-
-
 def load_visual(
     path: str | Path,
     reference: Params,

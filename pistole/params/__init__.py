@@ -11,10 +11,12 @@ from pistole.params.explaining import (
 from pistole.params.fields import METHODS
 from pistole.params.profiles import list_profiles, use_profile
 from pistole.params.reading import load_params
-from pistole.params.schema import Params
+from pistole.params.schema import CHECKS, SOURCES, Params
 
 __all__ = [
+    "CHECKS",
     "METHODS",
+    "SOURCES",
     "Params",
     "Row",
     "check_schema",

@@ -4,7 +4,14 @@ import itertools
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
 
 Method = Literal[
     "wise_ft",
@@ -27,6 +34,12 @@ Model = Literal["base", "natural", "robust", Method]
 METHODS: tuple[str, ...] = get_args(Method)
 _FRACTION = r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$"
 MANY = 10_000_000
+
+
+class Section(BaseModel):
+    """A part of params.yaml: every key is known, required, of its own type, and fixed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def key(text: str, unit: str | None = None, **options: Any) -> Any:

@@ -9,8 +9,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pistole.errors import UserError
+from pistole.params.cross import cross_problems
 from pistole.params.explaining import Node, bound, explain_all, json_schema, nearest, resolve
-from pistole.params.schema import Params, cross_problems
+from pistole.params.schema import Params
 
 Place = tuple[int | str, ...]
 SIMILAR = 0.6

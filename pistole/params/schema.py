@@ -4,43 +4,32 @@ Names are the paper's symbols where it has them (docs/method.md); every key is r
 params.yaml always shows the whole experiment. Reading the file is in :mod:`pistole.params.reading`.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
+from pistole.params.cross import cross_problems
 from pistole.params.fields import (
     MANY,
-    METHODS,
     CapMode,
-    CapModes,
     Deviation,
-    Epsilons,
     Fraction,
-    Gammas,
     Grid,
-    Kappas,
     Lambda,
     Mean,
     Methods,
     Model,
     Names,
     Objective,
-    Quantiles,
-    Radii,
+    Section,
     Start,
     Variant,
     key,
 )
-
-WORLD = "pistole/data/world"
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from pistole.params.theory import Theory
 
 
-class Base(_Section):
+class Base(Section):
     """The model that both fine-tunes start from."""
 
     kind: Literal["embedded", "open_clip"] = key("embedded: shipped with the package")
@@ -52,7 +41,7 @@ class Base(_Section):
     logit_scale: float = key("factor on the cosine of image and text", "1", gt=0, le=1000)
 
 
-class Data(_Section):
+class Data(Section):
     """Where images come from."""
 
     root: str = key("folder of the world's generator, or of the dataset folders")
@@ -63,7 +52,7 @@ class Data(_Section):
     finetune: str = key("dataset that is fine-tuned on; one of datasets")
 
 
-class Slices(_Section):
+class Slices(Section):
     """Sizes; the first four are disjoint parts of the fine-tuning dataset's training split."""
 
     finetune: int = key("images to fine-tune on", "images", ge=1, le=MANY)
@@ -73,7 +62,7 @@ class Slices(_Section):
     test: int = key("test images of each task", "images", ge=1, le=MANY)
 
 
-class Source(_Section):
+class Source(Section):
     """How one fine-tuned model is made."""
 
     objective: Objective = key("erm: clean images; tecoa: adversarial images")
@@ -85,14 +74,14 @@ class Source(_Section):
     warmup: float = key("part of the steps with a rising learning rate", "fraction", ge=0, lt=1)
 
 
-class Finetune(_Section):
+class Finetune(Section):
     """The two fine-tunes whose task vectors are merged."""
 
     natural: Source = key("the natural (clean) fine-tune")
     robust: Source = key("the robust (adversarial) fine-tune")
 
 
-class Pgd(_Section):
+class Pgd(Section):
     """One PGD attack inside the pipeline (not the evaluation)."""
 
     steps: int = key("gradient steps", "steps", ge=1, le=10_000)
@@ -100,14 +89,14 @@ class Pgd(_Section):
     init: Start = key("starting point inside the eps ball")
 
 
-class ApgdCe(_Section):
+class ApgdCe(Section):
     """APGD on the cross-entropy."""
 
     steps: int = key("iterations", "steps", ge=1, le=10_000)
     restarts: int = key("random restarts", "restarts", ge=1, le=100)
 
 
-class ApgdT(_Section):
+class ApgdT(Section):
     """APGD on the targeted DLR loss, on the images that APGD-CE left standing."""
 
     steps: int = key("iterations per target", "steps", ge=1, le=10_000)
@@ -115,7 +104,7 @@ class ApgdT(_Section):
     targets: int = key("target classes, the most probable first", "classes", ge=1, le=9)
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """The evaluation ensemble."""
 
     apgd_ce: ApgdCe = key("first attack")
@@ -123,7 +112,7 @@ class Evaluate(_Section):
     batch_size: int = key("images per batch (memory only)", "images", ge=1, le=100_000)
 
 
-class Attack(_Section):
+class Attack(Section):
     """The threat model and every attack of the pipeline."""
 
     eps: Fraction = key("radius of the l-infinity ball around an image", "pixel range")
@@ -133,7 +122,7 @@ class Attack(_Section):
     evaluate: Evaluate = key("ensemble behind every reported robust accuracy")
 
 
-class Pci(_Section):
+class Pci(Section):
     """Sample weights from the predicted confidence's instability (docs/method.md A.5)."""
 
     pairs: int = key("antithetic pairs of perturbations", "pairs", ge=1, le=4096)
@@ -143,7 +132,7 @@ class Pci(_Section):
     floor: float = key("least weight, so that no sample is dropped", "1", ge=0, le=1)
 
 
-class Stability(_Section):
+class Stability(Section):
     """Stability scores and masks (docs/method.md A.3 to A.5)."""
 
     K: int = key("points of the weight trajectory", "points", ge=1, le=1000)
@@ -170,20 +159,20 @@ class Stability(_Section):
     )
 
 
-class Merge(_Section):
+class Merge(Section):
     """The merge (docs/method.md A.7)."""
 
     lambda_: Lambda = key("weight of the natural vector, or selected", "1", alias="lambda")
     rescale: Literal["none", "norm"] = key("norm: give each layer its norm before the mask")
 
 
-class Select(_Section):
+class Select(Section):
     """The choice of lambda on held-out training images."""
 
     grid: Grid = key("values of lambda that are tried", "1")
 
 
-class Frontier(_Section):
+class Frontier(Section):
     """Clean against robust accuracy over lambda."""
 
     methods: Methods = key("methods whose curve is measured; part of methods")
@@ -191,75 +180,17 @@ class Frontier(_Section):
     images: int = key("test images per task", "images", ge=1, le=MANY)
 
 
-class Interference(_Section):
-    """The contraction check (docs/method.md A.6, E.1)."""
-
-    kappas: Kappas = key("values of kappa", "1")
-    gammas: Gammas = key("values of gamma", "1")
-    qs: Quantiles = key("quantile levels of the cap", "fraction")
-    cap_modes: CapModes = key("readings of the cap")
-    lambdas: Grid = key("values of lambda", "1")
-    resamples: int = key("bootstrap resamples of the images", "resamples", ge=2, le=10_000)
-
-
-class PciTrace(_Section):
-    """PCI against the Hutchinson trace (docs/method.md A.5.3, E.2)."""
-
-    samples: int = key("images", "images", ge=3, le=MANY)
-    etas: Radii = key("relative radii of the perturbation", "fraction of ||theta||")
-    pairs: int = key("antithetic pairs per image", "pairs", ge=1, le=4096)
-    probes: int = key("Hutchinson probes", "probes", ge=1, le=4096)
-
-
-class MergePath(_Section):
-    """Curvature of both losses along the merge path (docs/method.md E.3)."""
-
-    methods: Methods = key("methods whose path is followed; part of methods")
-    samples: int = key("images", "images", ge=1, le=MANY)
-    lambdas: Grid = key("values of lambda on the path", "1")
-    probes: int = key("Hutchinson probes", "probes", ge=1, le=4096)
-    iterations: int = key("power iterations", "iterations", ge=1, le=10_000)
-    pairs: int = key("antithetic pairs of the average-case sharpness", "pairs", ge=1, le=4096)
-
-
-class Agreement(_Section):
-    """Agreement of the two gradients over the attack radius (docs/method.md E.4)."""
-
-    radii: Epsilons = key("attack radii", "pixel range")
-
-
-class LinearFrontier(_Section):
-    """How far each frontier bends from a straight line (docs/method.md E.5)."""
-
-    resamples: int = key("bootstrap resamples of the images", "resamples", ge=2, le=1_000_000)
-
-
-class ConflictMap(_Section):
-    """Which heads and layers the two losses pull apart (docs/method.md E.6)."""
-
-    samples: int = key("images", "images", ge=2, le=MANY)
-    repeats: int = key("disjoint parts of the images whose maps are compared", "parts", ge=2, le=64)
-    top: float = key("share of heads that counts as the top", "fraction", gt=0, le=1)
-
-
-class Theory(_Section):
-    """The checks of the paper's theorems and claims."""
-
-    interference: Interference = key("interference contraction")
-    pci_trace: PciTrace = key("PCI as a curvature estimate")
-    merge_path: MergePath = key("curvature along the merge path")
-    agreement: Agreement = key("gradient agreement over the attack radius")
-    linear_frontier: LinearFrontier = key("the claim that vanilla frontiers are straight")
-    conflict_map: ConflictMap = key("conflict of heads and layers")
-
-
-class Report(_Section):
+class Report(Section):
     """The report."""
 
     bootstrap: int = key("resamples behind each interval", "resamples", ge=1, le=1_000_000)
 
 
-class Params(_Section):
+SOURCES = tuple(Finetune.model_fields)
+CHECKS = tuple(Theory.model_fields)
+
+
+class Params(Section):
     """All of params.yaml."""
 
     profile: str = key("name of this set of values: profiles/NAME.yaml", min_length=1)
@@ -289,84 +220,3 @@ class Params(_Section):
             text = "; ".join(f"{place}: {problem}" for place, problem in problems)
             raise ValueError(text)
         return self
-
-
-def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Find the values that contradict each other.
-
-    It reads plain values, not the model, so that these problems are told together with those of
-    single keys; whatever is absent or of a wrong type is left to the check of that key.
-
-    Args:
-        raw: the content of params.yaml.
-
-    Returns:
-        Pairs of key and problem.
-    """
-    base, data, models = (_mapping(raw.get(name)) for name in ("base", "data", "models"))
-    found = _base_problems(base) + _data_problems(data) + _slice_problems(raw)
-    names, chosen = raw.get("datasets"), data.get("finetune")
-    if isinstance(names, list | tuple) and isinstance(chosen, str) and chosen not in names:
-        listed = ", ".join(map(str, names))
-        found.append(("data.finetune", f"{chosen!r} is not in datasets ({listed}): add it there"))
-    methods = raw.get("methods")
-    if isinstance(methods, list | tuple):
-        if "pistole" not in methods:
-            found.append(("methods", "pistole is missing: the theory checks measure it, add it"))
-        without = [name for name in models if name in METHODS and name not in methods]
-        remedy = "is not in methods: add it there or drop the row"
-        found += [(f"models.{name}", f"{name} {remedy}") for name in without]
-        for place, section in (
-            ("frontier", _mapping(raw.get("frontier"))),
-            ("theory.merge_path", _mapping(_mapping(raw.get("theory")).get("merge_path"))),
-        ):
-            listed = section.get("methods")
-            for name in listed if isinstance(listed, list | tuple) else ():
-                if name in METHODS and name not in (*methods, "pistole"):
-                    found.append((f"{place}.methods", f"{name} is not in methods: add it there"))
-    return found
-
-
-def _base_problems(base: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = []
-    for name in ("model", "pretrained"):
-        value = base.get(name)
-        if base.get("kind") == "embedded" and value is not None:
-            found.append((f"base.{name}", f"{value!r} with base.kind embedded: write null"))
-        if base.get("kind") == "open_clip" and name in base and value is None:
-            found.append((f"base.{name}", "null with base.kind open_clip: give a name or a path"))
-    return found
-
-
-def _data_problems(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = []
-    layout, root, size = data.get("layout"), data.get("root"), data.get("resolution")
-    is_world = isinstance(root, str) and root.rstrip("/") == WORLD
-    if layout == "embedded" and isinstance(root, str) and not is_world:
-        found.append(("data.root", f"{root!r} with data.layout embedded: write {WORLD}"))
-    if layout == "wds" and is_world:
-        found.append(
-            ("data.root", f"{root!r} with data.layout wds: give the folder of the datasets")
-        )
-    if layout == "embedded" and size is not None:
-        found.append(("data.resolution", f"{size!r} with data.layout embedded: write null"))
-    return found
-
-
-def _slice_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
-    slices, sources = _mapping(raw.get("slices")), _mapping(raw.get("finetune"))
-    found, score, images = [], slices.get("score"), slices.get("finetune")
-    if isinstance(score, int) and score % 2:
-        found.append(("slices.score", f"{score} has no two halves to compare: give an even number"))
-    for name, knobs in sources.items():
-        size = _mapping(knobs).get("batch_size")
-        trained = _mapping(knobs).get("checkpoint") is None
-        if trained and isinstance(size, int) and isinstance(images, int) and size > images:
-            found.append(
-                (f"finetune.{name}.batch_size", f"{size} is above slices.finetune {images}")
-            )
-    return found
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 
 from pistole.errors import UserError
 from pistole.files import read_json
-from pistole.params import Params
-from pistole.report.tables import CHECKS, in_order
+from pistole.params import CHECKS, SOURCES, Params
+from pistole.report.tables import in_order
 
-SOURCES = ("natural", "robust")
 Row = dict[str, Any]
 
 

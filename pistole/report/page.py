@@ -8,13 +8,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from pistole.params import Params
+from pistole.params import CHECKS, SOURCES, Params
 from pistole.report import figures, theory, words
-from pistole.report.inputs import SOURCES, Results, Row
+from pistole.report.inputs import Results, Row
 from pistole.report.rows import comparison_groups, missing
 from pistole.report.statistics import LEVEL, MEASURES
 from pistole.report.tables import (
-    CHECKS,
     CONTROLS,
     MAIN,
     cell,

@@ -41,7 +41,7 @@ LABELS = {
     "magnitude_mask": "Magnitude mask",
     "zero_nat": "No natural vector",
 }
-CHECKS = {  # theory checks in the order of the page, and what they are about
+TITLES = {  # what the theory checks are about
     "interference": "Interference contraction (Theorem 1)",
     "pci_trace": "PCI against the Hessian trace (Theorem 2)",
     "merge_path": "Curvature along the merge path",

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from pistole.report.rows import missing
 from pistole.report.statistics import MEASURES, Interval
-from pistole.report.tables import CHECKS, MAIN, Metrics, cell, label, leads, points, signed, some
+from pistole.report.tables import MAIN, TITLES, Metrics, cell, label, leads, points, signed, some
 
 WIDTH = 80
 
@@ -98,7 +98,7 @@ def theory_lines(metrics: Metrics) -> Iterator[str]:
     Yields:
         Verdict and name of the check.
     """
-    for name, about in CHECKS.items():
+    for name, about in TITLES.items():
         if name in metrics["theory"]:
             yield f"{metrics['theory'][name]['verdict']:<10} {about}"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pistole.report import figures
 from pistole.report.inputs import Recorded
-from pistole.report.tables import CHECKS
+from pistole.report.tables import TITLES
 from pistole.report.values import flatten, number
 
 TOLD = ("claim", "measurement", "verdict", "statement")
@@ -29,7 +29,7 @@ def view(name: str, record: Recorded) -> dict[str, Any]:
     rows = module.numbers(record) if module else []
     return {
         "name": name,
-        "title": module.TITLE if module else CHECKS[name],
+        "title": module.TITLE if module else TITLES[name],
         "caption": module.CAPTION if module else None,
         **{key: summary.get(key, "") for key in TOLD},
         "notes": [text for key, text in summary.items() if key.endswith("_statement")],

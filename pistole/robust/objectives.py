@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pistole.errors import UserError
+from pistole.errors import require_choice
 from pistole.robust.pgd import Budget, pgd
 
 Objective = Callable[
@@ -71,6 +71,5 @@ def objective_named(name: str) -> Objective:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in OBJECTIVES:
-        raise UserError(f"objective '{name}' is unknown: choose one of {', '.join(OBJECTIVES)}")
+    require_choice("objective", name, OBJECTIVES)
     return OBJECTIVES[name]

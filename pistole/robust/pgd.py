@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pistole.errors import UserError
+from pistole.errors import UserError, require_choice
 from pistole.seeds import generator as seeded
 
 INITS = ("gaussian_0.001", "uniform_eps", "zero")
@@ -44,8 +44,7 @@ class Budget:
                 )
         if self.steps < 1:
             raise UserError(f"attack steps is {self.steps}: give at least 1")
-        if self.init not in INITS:
-            raise UserError(f"attack init is '{self.init}': choose one of {', '.join(INITS)}")
+        require_choice("attack init", self.init, INITS)
 
 
 def draw_noise(
@@ -139,3 +138,27 @@ def pgd(
             step = budget.alpha * gradient.sign()
             attacked = (attacked.detach() + step).clamp(lowest, highest)
     return attacked
+
+
+def pgd_by_id(
+    logits: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "n c h w"],
+    y: Int[Tensor, " n"],
+    ids: Sequence[str],
+    budget: Budget,
+    seed: int,
+) -> Float[Tensor, "n c h w"]:
+    """Run :func:`pgd` from starts that the samples' ids decide, so that batches do not matter.
+
+    Args:
+        logits: from images in [0, 1] to logits [n, C].
+        x: clean images.
+        y: labels.
+        ids: sample ids.
+        budget: ball, steps and start.
+        seed: what the draw belongs to.
+
+    Returns:
+        Images inside the ball and [0, 1].
+    """
+    return pgd(logits, x, y, budget, noise=start_noise(ids, seed, x.shape[1:], budget).to(x.device))

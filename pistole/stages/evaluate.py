@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pistole.files import atomic_directory, read_json, sha256_tensors, write_json
-from pistole.lineage.tracking import StageRun
+from pistole.lineage.record import StageRun
 from pistole.models.zeroshot import ZeroShotClassifier, parameters_of, with_head
 from pistole.params import Params
 from pistole.progress import counting

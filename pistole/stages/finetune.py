@@ -19,10 +19,9 @@ from pistole.models.checkpoint import load_visual
 from pistole.models.zeroshot import parameters_of
 from pistole.params import Params
 from pistole.progress import counting
-from pistole.robust.pgd import Budget
 from pistole.robust.training import Settings, fit, forget_state
 from pistole.seeds import derive, generator
-from pistole.stages.runtime import classifier, device_of
+from pistole.stages.runtime import attack_budget, classifier, device_of
 from pistole.stages.slices import Slice, read_slice
 from pistole.stages.towers import base_digest, base_state, require_source
 
@@ -107,8 +106,6 @@ def _train(
     knobs, device = getattr(params.finetune, source), device_of(params)
     images = read_slice(data, "finetune")
     model = classifier(base, images.dataset, device)
-    attack = params.attack.train
-    budget = Budget(eps=params.attack.eps, alpha=attack.alpha, steps=attack.steps, init=attack.init)
     settings = Settings(
         steps=knobs.steps,
         batch_size=knobs.batch_size,
@@ -130,7 +127,7 @@ def _train(
             Batches(images, knobs.batch_size, params.seed, source, device),
             knobs.objective,
             settings,
-            budget=budget,
+            budget=attack_budget(params, "train"),
             seed=derive(params.seed, "finetune", source),
             run_key=str(key),
             state_path=_state_path(source),

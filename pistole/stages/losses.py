@@ -11,26 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from pistole.method.vectors import zeros_like
 from pistole.models.zeroshot import ZeroShotClassifier, functional_logits
-from pistole.params import Params
-from pistole.robust.pgd import Budget, pgd, start_noise
+from pistole.robust.pgd import Budget, pgd_by_id
 from pistole.stages.slices import Slice
 
 Tensors = dict[str, Tensor]
 FORWARD_AND_BACKWARD = 3  # a backward pass costs about two forward passes
-
-
-def calibration_budget(params: Params) -> Budget:
-    """Read the attack under which the robust loss is differentiated.
-
-    Args:
-        params: ``attack.eps`` and ``attack.calibration`` are read.
-
-    Returns:
-        The attack.
-    """
-    knobs = params.attack.calibration
-    return Budget(eps=params.attack.eps, alpha=knobs.alpha, steps=knobs.steps, init=knobs.init)
 
 
 class Objective:
@@ -82,13 +69,13 @@ class Objective:
         out = torch.empty_like(self.clean)
         for batch in self.batches():
             x = self.clean[batch].to(self.device)
-            noise = start_noise([self.images.ids[i] for i in batch], seed, x.shape[1:], budget)
-            attacked = pgd(
+            attacked = pgd_by_id(
                 lambda z: functional_logits(self.model, theta, z),
                 x,
                 self.labels[batch],
+                [self.images.ids[i] for i in batch],
                 budget,
-                noise=noise.to(self.device),
+                seed,
             )
             out[batch] = attacked.cpu()
             self.spent += FORWARD_AND_BACKWARD * budget.steps * len(batch)
@@ -141,7 +128,7 @@ class Objective:
             Gradients by name.
         """
         count = len(self.images) if chosen is None else len(chosen)
-        total = {name: torch.zeros_like(value) for name, value in theta.items()}
+        total = zeros_like(theta)
         for size, part in self.micro_gradients(theta, pixels, weights, chosen):
             for name, value in part.items():
                 total[name].add_(value, alpha=size / count)

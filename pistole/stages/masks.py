@@ -1,5 +1,6 @@
 """Stage ``masks``: complementary masks of every score variant."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -8,12 +9,16 @@ from pistole.files import atomic_directory, load_tensors, save_tensors, write_cs
 from pistole.method.controls import magnitude_scores, random_scores
 from pistole.method.masks import MaskSettings, complementary_masks, mask_statistics
 from pistole.method.trajectory import VARIANTS
-from pistole.params import Params
+from pistole.params import SOURCES, Params
 from pistole.seeds import derive
 from pistole.stages.runtime import use_threads
 
-SOURCES = ("natural", "robust")
-CONTROLS = ("magnitude", "random")
+Tensors = dict[str, Tensor]
+# Scores of the controls, from a source's task vector and a seed.
+CONTROLS: dict[str, Callable[[Tensors, int], Tensors]] = {
+    "magnitude": lambda tau, seed: magnitude_scores(tau),
+    "random": lambda tau, seed: random_scores(tau, seed=seed),
+}
 
 
 def run(
@@ -41,9 +46,15 @@ def run(
     taus = {"natural": load_tensors(tau_natural)[0], "robust": load_tensors(tau_robust)[0]}
     folders = {"natural": natural, "robust": robust}
     rows, metrics = [], {}
+
+    def scores_of(variant: str, source: str) -> Tensors:
+        if variant in CONTROLS:
+            return CONTROLS[variant](taus[source], derive(params.seed, "masks", source))
+        return load_tensors(folders[source] / f"{variant}.safetensors")[0]
+
     with atomic_directory(out) as folder:
         for variant in (*VARIANTS, *CONTROLS):
-            scores = [_scores(params, variant, s, folders[s], taus[s]) for s in SOURCES]
+            scores = [scores_of(variant, s) for s in SOURCES]
             both = dict(zip(SOURCES, complementary_masks(*scores, settings), strict=True))
             packed = {f"{s}/{name}": m for s, part in both.items() for name, m in part.items()}
             save_tensors(folder / f"{variant}.safetensors", packed, {"variant": variant})
@@ -58,16 +69,6 @@ def run(
                 }
         write_csv(folder / "statistics.csv", list(rows[0]), rows)
     return metrics
-
-
-def _scores(
-    params: Params, variant: str, source: str, folder: Path, tau: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    if variant == "magnitude":
-        return magnitude_scores(tau)
-    if variant == "random":
-        return random_scores(tau, seed=derive(params.seed, "masks", source))
-    return load_tensors(folder / f"{variant}.safetensors")[0]
 
 
 def mask_settings(params: Params, **changes: float | str) -> MaskSettings:

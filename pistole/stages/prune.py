@@ -3,9 +3,8 @@
 import shutil
 from pathlib import Path
 
-from pistole.params import Params, load_params
+from pistole.params import CHECKS, Params, load_params
 from pistole.progress import say
-from pistole.stages.theory import CHECKS
 
 
 def known(params: Params) -> dict[str, set[str]]:

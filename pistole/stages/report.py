@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pistole.files import atomic_directory, write_json, write_text
-from pistole.lineage.tracking import StageRun
+from pistole.lineage.record import StageRun
 from pistole.params import Params
 from pistole.report.figures import draw_all
 from pistole.report.inputs import read_results

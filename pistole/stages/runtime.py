@@ -9,6 +9,7 @@ from pistole.files import load_tensors
 from pistole.models.checkpoint import open_base
 from pistole.models.zeroshot import ZeroShotClassifier, load_parameters
 from pistole.params import Params
+from pistole.robust.pgd import Budget
 from pistole.stages.towers import read_parameters
 
 
@@ -44,6 +45,21 @@ def device_of(params: Params) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
+
+
+def attack_budget(params: Params, use: str) -> Budget:
+    """Read the effort of a PGD attack.
+
+    Args:
+        params: ``attack.eps`` and ``attack.USE`` are read.
+        use: ``train``, ``calibration`` (under which the robust loss is differentiated) or
+            ``select``.
+
+    Returns:
+        The attack.
+    """
+    knobs = getattr(params.attack, use)
+    return Budget(eps=params.attack.eps, alpha=knobs.alpha, steps=knobs.steps, init=knobs.init)
 
 
 def text_head(base: Path, dataset: str) -> torch.Tensor:

@@ -9,10 +9,10 @@ from pistole.files import atomic_directory, write_csv, write_json
 from pistole.models.zeroshot import ZeroShotClassifier
 from pistole.params import Params
 from pistole.progress import track
-from pistole.robust.pgd import Budget, pgd, start_noise
+from pistole.robust.pgd import pgd_by_id
 from pistole.seeds import derive
 from pistole.stages.composing import read_ingredients
-from pistole.stages.runtime import classifier, device_of, with_parameters
+from pistole.stages.runtime import attack_budget, classifier, device_of, with_parameters
 from pistole.stages.slices import Slice, read_slice
 
 
@@ -70,8 +70,7 @@ def accuracies(model: ZeroShotClassifier, images: Slice, params: Params) -> tupl
     Returns:
         Two fractions; an image that is wrong when clean counts as broken.
     """
-    knobs = params.attack.select
-    budget = Budget(eps=params.attack.eps, alpha=knobs.alpha, steps=knobs.steps, init=knobs.init)
+    budget = attack_budget(params, "select")
     device = next(model.parameters()).device
     clean = attacked = 0
     for batch in torch.arange(len(images)).split(params.attack.evaluate.batch_size):
@@ -82,8 +81,8 @@ def accuracies(model: ZeroShotClassifier, images: Slice, params: Params) -> tupl
         ids = [images.ids[i] for i in batch[right.cpu()]]
         if not ids:
             continue
-        noise = start_noise(ids, derive(params.seed, "select"), x.shape[1:], budget).to(device)
-        adversarial = pgd(model, x[right], y[right], budget, noise=noise)
+        seed = derive(params.seed, "select")
+        adversarial = pgd_by_id(model, x[right], y[right], ids, budget, seed)
         with torch.no_grad():
             attacked += int((model(adversarial).argmax(1) == y[right]).sum())
     return clean / len(images), attacked / len(images)

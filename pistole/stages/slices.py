@@ -27,7 +27,7 @@ class Slice:
     dataset: str
     ids: list[str]
     images: UInt8[Tensor, "n 3 h w"]
-    labels: Int[Tensor, "n"]
+    labels: Int[Tensor, " n"]
     digest: str
 
     def __len__(self) -> int:

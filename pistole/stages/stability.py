@@ -19,8 +19,8 @@ from pistole.method.trajectory import VariantScores, trajectory_scores
 from pistole.params import Params
 from pistole.progress import counting, say
 from pistole.seeds import derive
-from pistole.stages.losses import Objective, calibration_budget
-from pistole.stages.runtime import classifier, device_of, tower
+from pistole.stages.losses import Objective
+from pistole.stages.runtime import attack_budget, classifier, device_of, tower, with_parameters
 from pistole.stages.slices import read_slice
 from pistole.stages.towers import require_source
 
@@ -55,8 +55,11 @@ def run(
     images = read_slice(data, "score")
     if len(images) % 2:
         raise UserError(f"slices.score is {len(images)}: split halves need an even number")
-    objective = Objective(classifier(base, images.dataset, device), images, knobs.batch_size)
-    theta_s = tower(checkpoint, base, device)
+    model = with_parameters(
+        classifier(base, images.dataset, device), tower(checkpoint, base, device)
+    )
+    objective = Objective(model, images, knobs.batch_size)
+    theta_s = {name: value.detach() for name, value in model.visual.named_parameters()}  # no copy
     reliability: dict[str, dict[str, float]] = {}
     with atomic_directory(out) as folder, counting(f"stability {source}", knobs.K) as advance:
         probe = Probe(params, source, objective, advance)
@@ -239,7 +242,9 @@ class Probe:
             return self.objective.clean
         if self.attacked is None or self.params.stability.regen_adv:
             seed = derive(self.params.seed, "stability", self.source, step)
-            self.attacked = self.objective.attacked(theta, calibration_budget(self.params), seed)
+            self.attacked = self.objective.attacked(
+                theta, attack_budget(self.params, "calibration"), seed
+            )
         return self.attacked
 
     def _weights(self, step: int, theta: Tensors, pixels: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pistole.errors import UserError
+from pistole.errors import UserError, require_choice
 from pistole.files import load_tensors, read_json
 from pistole.models.checkpoint import load_visual
+from pistole.params import SOURCES
 
 FILE = "visual.safetensors"
-SOURCES = ("natural", "robust")
 
 
 def require_source(source: str) -> None:
@@ -21,8 +21,7 @@ def require_source(source: str) -> None:
     Raises:
         UserError: ``source`` is neither natural nor robust.
     """
-    if source not in SOURCES:
-        raise UserError(f"source '{source}' is unknown: use {' or '.join(SOURCES)}")
+    require_choice("source", source, SOURCES)
 
 
 def base_digest(base: Path) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pistole.errors import UserError
-from pistole.method.vectors import Params, require_finite, require_same_layout
+from pistole.method.vectors import Params, require_finite, require_same_layout, zeros_like
 from pistole.seeds import generator
 
 
@@ -84,7 +84,7 @@ def hessian_operator(
     def product(v: Params) -> Params:
         require_same_layout(theta, v, "direction")
         if not curved:
-            return {name: torch.zeros_like(value) for name, value in theta.items()}
+            return zeros_like(theta)
         found = torch.autograd.grad(
             list(curved.values()),
             inputs,

@@ -145,7 +145,7 @@ MISTAKES = [
     ("merge vanilla --lambda nan --out new", {}, "^lambda is nan: give the weight of the natural "),
     ("evaluate mine --model mine --out new", {}, f"^mine {GONE}"),
     ("theory pci_trace --artifacts none", {}, rf"^none/data/clutter/index\.json {NOT_RUN}"),
-    ("theory interferance --out new", {}, "^theory check 'interferance' is unknown: use one of "),
+    ("theory interferance --out new", {}, "^theory check is 'interferance': choose one of "),
     ("report", {}, "does not exist: run stage evaluate@base, which writes it$"),
     ("show", {}, rf"^report/metrics\.json {NOT_RUN}"),
     ("profile use demo", {}, "^profiles does not exist: run in the project's folder$"),
@@ -168,7 +168,7 @@ def test_an_unknown_method_is_told_before_what_it_would_read(refused, command):
 @pytest.mark.parametrize("command", ["finetune", "vectors", "stability"])
 def test_an_unknown_source_is_refused_even_with_all_paths_given(refused, command):
     paths = "" if command == "finetune" else "--checkpoint artifacts/checkpoints/natural"
-    told = "source 'naturl' is unknown: use natural or robust"
+    told = "source is 'naturl': choose one of natural, robust"
     assert refused(f"{command} naturl {paths} --out new") == told
 
 

@@ -3,7 +3,8 @@ import torch
 from safetensors.torch import save_file
 
 from pistole.errors import UserError
-from pistole.models.checkpoint import load_visual, save_visual
+from pistole.files import save_tensors
+from pistole.models.checkpoint import load_visual
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def same(a, b):
 
 def test_our_own_file(tmp_path, theta):
     path = tmp_path / "a.safetensors"
-    save_visual(path, theta, {"base_digest": "f" * 64, "source": "robust"})
+    save_tensors(path, theta, {"base_digest": "f" * 64, "source": "robust"})
     loaded = load_visual(path, theta, base_digest="f" * 64)
     assert same(loaded, theta)
     assert list(loaded) == sorted(theta)

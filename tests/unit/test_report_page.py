@@ -4,19 +4,17 @@ import html
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_artifacts import TASKS, make_params, write_artifacts
+from report_artifacts import TASKS, make_params
 from report_files import write_json
-from report_theory_records import DRAWN
 
 from pistole.errors import UserError
 from pistole.report import figures
 from pistole.report.rows import WHAT
-from pistole.report.tables import ABLATION, CHECKS, CONTROLS, LABELS
+from pistole.report.tables import ABLATION, CONTROLS, LABELS, TITLES
 from pistole.stages import report, show
 
 VOID = {"meta", "br"}
@@ -48,33 +46,7 @@ class Structure(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture(scope="module", autouse=True)
-def figures_of_the_records() -> Iterator[None]:
-    """Draw only what the synthetic records are enough for; a page needs no figure."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "CHECKS", {name: figures.CHECKS[name] for name in DRAWN})
-        yield
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with results of all earlier stages and a report; tests only read it."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_artifacts(folder / "artifacts")
-    report.run(make_params(), folder / "artifacts", folder / "report")
-    return folder
-
-
-@pytest.fixture
-def written(finished: Path) -> Path:
-    """The folder of a written report, to read."""
-    return finished / "report"
-
-
-@pytest.fixture
-def artifacts(finished: Path, tmp_path: Path) -> Path:
-    """Results of all earlier stages, to change."""
-    return Path(shutil.copytree(finished / "artifacts", tmp_path / "artifacts"))
+pytestmark = pytest.mark.usefixtures("figures_of_the_records")
 
 
 def test_page_is_self_contained_and_well_formed(written: Path) -> None:
@@ -132,7 +104,7 @@ def test_page_has_every_row_and_every_verdict(written: Path) -> None:
 def test_theory_verdicts_are_listed_and_lead_to_their_checks(written: Path) -> None:
     text = html.unescape((written / "index.html").read_text())
     metrics = json.loads((written / "metrics.json").read_text())
-    for name in CHECKS:
+    for name in TITLES:
         verdict = metrics["theory"][name]["verdict"]
         link = f'<span class="verdict {verdict}">{verdict}</span> <a href="#theory-{name}">'
         assert link in text
@@ -163,11 +135,11 @@ def test_old_records_of_scores_are_shown(artifacts: Path, tmp_path: Path) -> Non
 
 
 def test_checks_that_were_not_run_are_named(artifacts: Path, tmp_path: Path) -> None:
-    for name in CHECKS:
+    for name in TITLES:
         shutil.rmtree(artifacts / "theory" / name)
     report.run(make_params(), artifacts, tmp_path / "out")
     text = (tmp_path / "out" / "index.html").read_text()
-    assert text.count('<span class="verdict">not run</span>') == len(CHECKS)
+    assert text.count('<span class="verdict">not run</span>') == len(TITLES)
     assert "<code>pistole theory merge_path</code>" in text
 
 

@@ -3,48 +3,19 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from report_artifacts import TASKS, make_params, write_artifacts
+from report_artifacts import TASKS, make_params
 from report_files import write_csv, write_json
-from report_theory_records import DRAWN
 
 from pistole.report import figures
-from pistole.report.tables import ABLATION, CHECKS, CONTROLS, MAIN, PERMUTED
+from pistole.report.tables import ABLATION, CONTROLS, MAIN, PERMUTED, TITLES
 from pistole.stages import report
 
-
-@pytest.fixture(scope="module", autouse=True)
-def figures_of_the_records() -> Iterator[None]:
-    """Draw only what the synthetic records are enough for; a page needs no figure."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "CHECKS", {name: figures.CHECKS[name] for name in DRAWN})
-        yield
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with results of all earlier stages and a report; tests only read it."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_artifacts(folder / "artifacts")
-    report.run(make_params(), folder / "artifacts", folder / "report")
-    return folder
-
-
-@pytest.fixture
-def written(finished: Path) -> Path:
-    """The folder of a written report, to read."""
-    return finished / "report"
-
-
-@pytest.fixture
-def artifacts(finished: Path, tmp_path: Path) -> Path:
-    """Results of all earlier stages, to change."""
-    return Path(shutil.copytree(finished / "artifacts", tmp_path / "artifacts"))
+pytestmark = pytest.mark.usefixtures("figures_of_the_records")
 
 
 def test_metrics_have_the_documented_schema(artifacts: Path, written: Path) -> None:
@@ -91,7 +62,7 @@ def test_metrics_have_the_documented_schema(artifacts: Path, written: Path) -> N
     assert pooled["sum"] == pytest.approx(np.mean(permuted))
     assert metrics["ablation"]["models"] == list(ABLATION)
     assert metrics["controls"]["models"] == list(CONTROLS)
-    assert set(metrics["theory"]) == set(CHECKS)
+    assert set(metrics["theory"]) == set(TITLES)
 
 
 def test_stage_returns_numbers_for_the_tracker(artifacts: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from pistole.report import theory
 from pistole.report.inputs import Recorded
-from pistole.report.tables import CHECKS
+from pistole.report.tables import TITLES
 from pistole.report.theory import shown_numbers
 
 WORDS = {"claim": "c", "measurement": "m", "verdict": "holds"}
@@ -44,6 +44,6 @@ def test_small_dicts_and_short_lists_are_shown() -> None:
 def test_check_without_a_figure_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(theory.figures, "CHECKS", {})
     view = theory.view("conflict_map", Recorded({**WORDS, "n": 3}, [{"x": 1.0}]))
-    assert view["title"] == CHECKS["conflict_map"]
+    assert view["title"] == TITLES["conflict_map"]
     assert (view["statement"], view["rows"], view["caption"]) == ("", [], None)
     assert view["claim"] == "c"

@@ -36,5 +36,5 @@ def test_tecoa_is_the_cross_entropy_of_adversarial_images():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(UserError, match="'trades' is unknown: choose one of erm, tecoa"):
+    with pytest.raises(UserError, match="is 'trades': choose one of erm, tecoa"):
         objective_named("trades")

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pistole.errors import UserError
-from pistole.robust.pgd import INITS, Budget, draw_noise, pgd, start_noise
+from pistole.robust.pgd import INITS, Budget, draw_noise, pgd, pgd_by_id, start_noise
 from pistole.seeds import generator
 from tests.unit.robust_models import linear_task, names, pictures, trained_net
 
@@ -92,10 +92,10 @@ def test_start_belongs_to_the_sample_not_to_the_batch():
     )
     assert not torch.equal(noise[0], noise[1])
     assert not torch.equal(start_noise(names(9), 8, x.shape[1:], BUDGET), noise)
-    whole = pgd(net, x, y, BUDGET, noise=noise)
-    assert torch.allclose(
-        pgd(net, x[some], y[some], BUDGET, noise=noise[some]), whole[some], atol=1e-6
-    )
+    whole = pgd_by_id(net, x, y, names(9), BUDGET, 7)
+    assert torch.equal(whole, pgd(net, x, y, BUDGET, noise=noise))
+    part = pgd_by_id(net, x[some], y[some], [names(9)[i] for i in some], BUDGET, 7)
+    assert torch.allclose(part, whole[some], atol=1e-6)
 
 
 def test_laws_of_the_start():

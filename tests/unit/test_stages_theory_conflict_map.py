@@ -13,8 +13,8 @@ from pistole.params import load_params
 from pistole.report.figures import conflict_map as drawing
 from pistole.report.inputs import Recorded
 from pistole.seeds import derive
-from pistole.stages.losses import Objective, calibration_budget
-from pistole.stages.runtime import classifier, tower
+from pistole.stages.losses import Objective
+from pistole.stages.runtime import attack_budget, classifier, tower
 from pistole.stages.slices import read_slice
 from pistole.stages.theory import conflict_map as stage
 from tests.e2e.micro import write_micro
@@ -67,7 +67,7 @@ class World:
 
     def attacked(self, theta: Tensors, *seed: str) -> torch.Tensor:
         drawn = derive(0, "theory", "conflict_map", *seed)
-        return self.objective.attacked(theta, calibration_budget(self.params), drawn)
+        return self.objective.attacked(theta, attack_budget(self.params, "calibration"), drawn)
 
     def losses(self, theta: Tensors, adversarial: torch.Tensor) -> list[float]:
         pixels = (self.objective.clean, adversarial)

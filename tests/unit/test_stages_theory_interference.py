@@ -13,8 +13,8 @@ from pistole.report.figures import interference as drawing
 from pistole.report.inputs import Recorded
 from pistole.seeds import derive, generator
 from pistole.stages.composing import read_ingredients
-from pistole.stages.losses import Objective, calibration_budget
-from pistole.stages.runtime import classifier, tower
+from pistole.stages.losses import Objective
+from pistole.stages.runtime import attack_budget, classifier, tower
 from pistole.stages.slices import read_slice
 from pistole.theory.interference import contraction
 from pistole.theory.interference_table import COLUMNS
@@ -175,7 +175,7 @@ def measured(project: Path) -> dict[str, dict]:
             for point, theta in points.items():
                 pixels = objective.clean
                 if name == "robust":
-                    pixels = objective.attacked(theta, calibration_budget(params), 0)
+                    pixels = objective.attacked(theta, attack_budget(params, "calibration"), 0)
                 losses[point] = -objective.log_probs(theta, pixels).double()
                 if point == "source":
                     g = objective.mean_gradient(theta, pixels)

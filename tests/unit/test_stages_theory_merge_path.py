@@ -14,8 +14,8 @@ from pistole.report.figures import merge_path as drawing
 from pistole.report.inputs import Recorded
 from pistole.seeds import derive
 from pistole.stages.composing import read_ingredients
-from pistole.stages.losses import Objective, calibration_budget
-from pistole.stages.runtime import classifier, device_of
+from pistole.stages.losses import Objective
+from pistole.stages.runtime import attack_budget, classifier, device_of
 from pistole.stages.slices import read_slice
 from pistole.stages.theory.merge_path import check
 from pistole.theory.curvature import hessian_operator
@@ -102,7 +102,7 @@ def test_a_row_by_hand(project, rows):
         theta = read_ingredients(
             params, "pistole", artifacts / "base", *vectors, artifacts / "masks"
         ).compose("pistole", 0.5)
-        pixels = objective.attacked(theta, calibration_budget(params), 0)
+        pixels = objective.attacked(theta, attack_budget(params, "calibration"), 0)
 
     def loss(part: Tensor):
         return lambda t: -objective.log_prob(t, pixels, part).double().mean()

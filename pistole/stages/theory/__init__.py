@@ -3,19 +3,9 @@
 import importlib
 from pathlib import Path
 
-from pistole.errors import UserError
+from pistole.errors import require_choice
 from pistole.files import atomic_directory, write_csv, write_json
-from pistole.params import Params
-
-# Each is a module of this folder with check(params, artifacts) -> rows of its table, summary.
-CHECKS = (
-    "interference",
-    "pci_trace",
-    "merge_path",
-    "agreement",
-    "linear_frontier",
-    "conflict_map",
-)
+from pistole.params import CHECKS, Params
 
 
 def run(params: Params, check: str, artifacts: Path, out: Path) -> dict[str, float]:
@@ -23,7 +13,8 @@ def run(params: Params, check: str, artifacts: Path, out: Path) -> dict[str, flo
 
     Args:
         params: ``theory.CHECK`` and what the check names are read.
-        check: a name of :data:`CHECKS`.
+        check: its name: a key of ``theory`` and a module of this folder with check(params,
+            artifacts) -> rows of its table, summary.
         artifacts: folder of all artifacts.
         out: folder for ``table.csv`` and ``summary.json`` (claim, measurement, verdict, numbers).
 
@@ -33,8 +24,7 @@ def run(params: Params, check: str, artifacts: Path, out: Path) -> dict[str, flo
     Raises:
         UserError: there is no such check.
     """
-    if check not in CHECKS:
-        raise UserError(f"theory check '{check}' is unknown: use one of {', '.join(CHECKS)}")
+    require_choice("theory check", check, CHECKS)
     module = importlib.import_module(f"pistole.stages.theory.{check}")
     rows, summary = module.check(params, artifacts)
     with atomic_directory(out) as folder:

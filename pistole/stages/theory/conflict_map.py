@@ -12,8 +12,8 @@ from pistole.models.zeroshot import functional_logits
 from pistole.params import Params
 from pistole.progress import counting
 from pistole.seeds import derive
-from pistole.stages.losses import Objective, calibration_budget
-from pistole.stages.runtime import classifier, device_of, tower
+from pistole.stages.losses import Objective
+from pistole.stages.runtime import attack_budget, classifier, device_of, tower
 from pistole.stages.slices import read_slice
 from pistole.stages.towers import read_masks, read_vectors
 from pistole.theory.ablation import Answers, Head, answers, functional_sensitivity, head_swaps
@@ -74,7 +74,7 @@ class Lab:
     def attacked(self, theta: Tensors, *seed: str) -> Tensor:
         """Attack all images at a point with the calibration attack."""
         drawn = derive(self.params.seed, "theory", "conflict_map", *seed)
-        return self.objective.attacked(theta, calibration_budget(self.params), drawn)
+        return self.objective.attacked(theta, attack_budget(self.params, "calibration"), drawn)
 
     @torch.no_grad()
     def log_probs(self, theta: Tensors, pixels: Tensor) -> Tensor:

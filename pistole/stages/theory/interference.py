@@ -15,10 +15,10 @@ from pistole.method.merge import merge
 from pistole.params import Params
 from pistole.progress import counting, track
 from pistole.seeds import derive, generator
-from pistole.stages.losses import Objective, calibration_budget
+from pistole.stages.losses import Objective
 from pistole.stages.masks import mask_settings
 from pistole.stages.merge import chosen_lambda
-from pistole.stages.runtime import classifier, device_of
+from pistole.stages.runtime import attack_budget, classifier, device_of
 from pistole.stages.slices import read_slice
 from pistole.stages.towers import base_state, read_parameters, read_vectors
 from pistole.theory import interference_table as table
@@ -196,7 +196,7 @@ class Probe:
         """The inputs of the objective; one seed for all points, so that changes are paired."""
         if self.name == "natural":
             return self.objective.clean
-        return self.objective.attacked(theta, calibration_budget(self.params), self.seed)
+        return self.objective.attacked(theta, attack_budget(self.params, "calibration"), self.seed)
 
     def _loss(self, theta: Tensors, pixels: Tensor) -> Tensor:
         return -self.objective.log_probs(theta, pixels).cpu()

@@ -14,8 +14,8 @@ from pistole.params import Params
 from pistole.progress import counting
 from pistole.seeds import derive
 from pistole.stages.composing import read_ingredients
-from pistole.stages.losses import Objective, calibration_budget
-from pistole.stages.runtime import classifier, device_of
+from pistole.stages.losses import Objective
+from pistole.stages.runtime import attack_budget, classifier, device_of
 from pistole.stages.slices import read_slice
 from pistole.theory.curvature import hessian_operator
 from pistole.theory.path import distance
@@ -69,7 +69,9 @@ def check(params: Params, artifacts: Path) -> tuple[list[Row], Row]:
                 for loss in LOSSES:
                     pixels = objective.clean
                     if loss == "robust":
-                        pixels = objective.attacked(theta, calibration_budget(params), seed)
+                        pixels = objective.attacked(
+                            theta, attack_budget(params, "calibration"), seed
+                        )
                     points.append(
                         Point(
                             method=method,

@@ -13,8 +13,8 @@ from pistole.models.zeroshot import functional_logits
 from pistole.params import Params
 from pistole.progress import counting
 from pistole.seeds import derive, generator
-from pistole.stages.losses import Objective, calibration_budget
-from pistole.stages.runtime import classifier, device_of, tower
+from pistole.stages.losses import Objective
+from pistole.stages.runtime import attack_budget, classifier, device_of, tower
 from pistole.stages.slices import read_slice
 from pistole.theory.curvature import second_directional_derivative, weighted_hutchinson_trace
 from pistole.theory.identities import Error, chain_rule_error, zero_sum_error
@@ -63,7 +63,7 @@ def check(params: Params, artifacts: Path) -> tuple[list[Row], Row]:
                 pixels = objective.clean
                 if inputs == "adversarial":
                     seed = derive(params.seed, "theory", "pci_trace", model)
-                    pixels = objective.attacked(theta, calibration_budget(params), seed)
+                    pixels = objective.attacked(theta, attack_budget(params, "calibration"), seed)
                 group = _Group(params, objective, theta, pixels, model, inputs)
                 groups.append(group.measured(advance))
                 errors.append(group.identity_errors())

@@ -1,0 +1,89 @@
+"""Values of params.yaml that contradict each other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pistole.params.fields import METHODS
+
+WORLD = "pistole/data/world"
+
+
+def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Find the values that contradict each other.
+
+    It reads plain values, not the model, so that these problems are told together with those of
+    single keys; whatever is absent or of a wrong type is left to the check of that key.
+
+    Args:
+        raw: the content of params.yaml.
+
+    Returns:
+        Pairs of key and problem.
+    """
+    base, data, models = (_mapping(raw.get(name)) for name in ("base", "data", "models"))
+    found = _base_problems(base) + _data_problems(data) + _slice_problems(raw)
+    names, chosen = raw.get("datasets"), data.get("finetune")
+    if isinstance(names, list | tuple) and isinstance(chosen, str) and chosen not in names:
+        listed = ", ".join(map(str, names))
+        found.append(("data.finetune", f"{chosen!r} is not in datasets ({listed}): add it there"))
+    methods = raw.get("methods")
+    if isinstance(methods, list | tuple):
+        if "pistole" not in methods:
+            found.append(("methods", "pistole is missing: the theory checks measure it, add it"))
+        without = [name for name in models if name in METHODS and name not in methods]
+        remedy = "is not in methods: add it there or drop the row"
+        found += [(f"models.{name}", f"{name} {remedy}") for name in without]
+        for place, section in (
+            ("frontier", _mapping(raw.get("frontier"))),
+            ("theory.merge_path", _mapping(_mapping(raw.get("theory")).get("merge_path"))),
+        ):
+            listed = section.get("methods")
+            for name in listed if isinstance(listed, list | tuple) else ():
+                if name in METHODS and name not in (*methods, "pistole"):
+                    found.append((f"{place}.methods", f"{name} is not in methods: add it there"))
+    return found
+
+
+def _base_problems(base: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    for name in ("model", "pretrained"):
+        value = base.get(name)
+        if base.get("kind") == "embedded" and value is not None:
+            found.append((f"base.{name}", f"{value!r} with base.kind embedded: write null"))
+        if base.get("kind") == "open_clip" and name in base and value is None:
+            found.append((f"base.{name}", "null with base.kind open_clip: give a name or a path"))
+    return found
+
+
+def _data_problems(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    layout, root, size = data.get("layout"), data.get("root"), data.get("resolution")
+    is_world = isinstance(root, str) and root.rstrip("/") == WORLD
+    if layout == "embedded" and isinstance(root, str) and not is_world:
+        found.append(("data.root", f"{root!r} with data.layout embedded: write {WORLD}"))
+    if layout == "wds" and is_world:
+        found.append(
+            ("data.root", f"{root!r} with data.layout wds: give the folder of the datasets")
+        )
+    if layout == "embedded" and size is not None:
+        found.append(("data.resolution", f"{size!r} with data.layout embedded: write null"))
+    return found
+
+
+def _slice_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    slices, sources = _mapping(raw.get("slices")), _mapping(raw.get("finetune"))
+    found, score, images = [], slices.get("score"), slices.get("finetune")
+    if isinstance(score, int) and score % 2:
+        found.append(("slices.score", f"{score} has no two halves to compare: give an even number"))
+    for name, knobs in sources.items():
+        size = _mapping(knobs).get("batch_size")
+        trained = _mapping(knobs).get("checkpoint") is None
+        if trained and isinstance(size, int) and isinstance(images, int) and size > images:
+            found.append(
+                (f"finetune.{name}.batch_size", f"{size} is above slices.finetune {images}")
+            )
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
