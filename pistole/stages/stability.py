@@ -21,6 +21,7 @@ from pistole.progress import counting, say
 from pistole.seeds import derive
 from pistole.stages.losses import Objective
 from pistole.stages.runtime import attack_budget, classifier, device_of, tower, with_parameters
+from pistole.stages.scratch import zeros_in_files
 from pistole.stages.slices import read_slice
 from pistole.stages.towers import require_source
 
@@ -118,28 +119,8 @@ def scores(
         ball=knobs.ball,
         perturb_1d=knobs.perturb_1d,
         statistic=knobs.score_stat,
-        allocate=lambda like: in_files(like, scratch),
+        allocate=lambda like: zeros_in_files(like, scratch),
     )
-
-
-def in_files(like: Tensors, folder: Path) -> Tensors:
-    """Make zeros that live in files, which the system may drop from memory.
-
-    Args:
-        like: gives names, shapes and dtypes.
-        folder: for one file per tensor.
-
-    Returns:
-        Tensors on the CPU.
-    """
-    place = Path(tempfile.mkdtemp(dir=folder))
-    made = {}
-    for number, (name, value) in enumerate(like.items()):
-        flat = torch.from_file(
-            str(place / str(number)), shared=True, size=value.numel(), dtype=value.dtype
-        )
-        made[name] = flat.view(value.shape)
-    return made
 
 
 def _tell(source: str, statistic: str, medians: dict[str, float], objective: Objective) -> None:

@@ -46,18 +46,24 @@ def block_positions(images: int, most: int = BLOCKS) -> list[Tensor]:
     return list(torch.arange(images // count * count).view(-1, count).T)
 
 
-def block_gradients(gradient: Callable[[Tensor], Params], blocks: list[Tensor]) -> list[Params]:
+def block_gradients(
+    gradient: Callable[[Tensor], Params],
+    blocks: list[Tensor],
+    keep: Callable[[Params], Params] = lambda params: params,
+) -> list[Params]:
     """Take the gradient of every block's mean loss.
 
     Args:
         gradient: from positions of images to the gradient of their mean loss.
         blocks: positions per block.
+        keep: puts a gradient elsewhere; as many copies of the model come as there are blocks.
 
     Returns:
-        Gradients per block, on the CPU: as many copies of the model as there are blocks.
+        Gradients per block, on the CPU.
     """
     return [
-        {name: value.detach().cpu() for name, value in gradient(block).items()} for block in blocks
+        keep({name: value.detach().cpu() for name, value in gradient(block).items()})
+        for block in blocks
     ]
 
 

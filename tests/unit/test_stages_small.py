@@ -20,8 +20,8 @@ from pistole.stages import select as select_stage
 from pistole.stages.finetune import Batches
 from pistole.stages.losses import Objective
 from pistole.stages.prune import prune
+from pistole.stages.scratch import copies_in_files, zeros_in_files
 from pistole.stages.slices import Slice, read_slice
-from pistole.stages.stability import in_files
 from tests.e2e.micro import write_micro
 
 CLASSES, IMAGES = 5, 10
@@ -252,7 +252,7 @@ def test_forward_equivalents_are_counted(model, images):
 
 def test_sums_in_files_are_zeros_that_can_be_added_to(tmp_path):
     like = {"a": torch.ones(3, 2), "b": torch.ones(5, dtype=torch.float64), "c": torch.ones(1)}
-    first, second = in_files(like, tmp_path), in_files(like, tmp_path)
+    first, second = zeros_in_files(like, tmp_path), zeros_in_files(like, tmp_path)
     for name, value in like.items():
         assert first[name].shape == value.shape
         assert first[name].dtype == value.dtype
@@ -261,6 +261,16 @@ def test_sums_in_files_are_zeros_that_can_be_added_to(tmp_path):
         assert (first[name] == 2).all()
         assert (second[name] == 0).all()
     assert sum(path.is_file() for path in tmp_path.rglob("*")) == 6
+
+
+def test_copies_in_files_are_equal_and_apart(tmp_path):
+    given = {"a": torch.arange(6.0).view(3, 2), "b": torch.ones((), dtype=torch.float64)}
+    copies = copies_in_files(given, tmp_path)
+    for name, value in given.items():
+        assert torch.equal(copies[name], value)
+        assert copies[name].dtype == value.dtype
+    copies["a"] += 1
+    assert torch.equal(given["a"], torch.arange(6.0).view(3, 2))
 
 
 def test_log_probabilities_are_those_of_the_labels(model, images):

@@ -1,5 +1,7 @@
 """Theory check ``agreement``: do clean and adversarial gradients agree less at larger radii?"""
 
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pistole.robust.pgd import Budget
 from pistole.seeds import derive
 from pistole.stages.losses import Objective
 from pistole.stages.runtime import classifier, device_of, tower
+from pistole.stages.scratch import copies_in_files
 from pistole.stages.slices import read_slice
 from pistole.theory.agreement import Agreement, Grams, agreement, sign_counts, trend
 from pistole.theory.blocks import (
@@ -57,20 +60,34 @@ def check(params: Params, artifacts: Path) -> tuple[list[Row], Row]:
     with counting("theory agreement", len(MODELS) * len(radii)) as advance:
         for name in MODELS:
             theta = tower(places[name], base, device)
-            clean = _gradients(objective, theta, objective.clean, blocks)
-            curves = []
-            for eps in radii:
-                attacked = clean
-                if eps > 0:
-                    pixels = objective.attacked(theta, *_attack(params, name, eps))
-                    attacked = _gradients(objective, theta, pixels, blocks)
-                found, curve = _layers(clean, attacked, halves)
-                rows += [{"model": name, "layer": layer, "eps": eps, **r} for layer, r in found]
-                curves.append(curve)
-                advance()
+            with tempfile.TemporaryDirectory() as folder:
+                clean = _gradients(objective, theta, objective.clean, blocks, folder)
+                curves = []
+                for eps in radii:
+                    pixels = objective.clean
+                    if eps > 0:
+                        pixels = objective.attacked(theta, *_attack(params, name, eps))
+                    found, curve = _at_radius(objective, theta, pixels, blocks, clean, halves)
+                    rows += [{"model": name, "layer": layer, "eps": eps, **r} for layer, r in found]
+                    curves.append(curve)
+                    advance()
             own = [row for row in rows if row["model"] == name]
             trends.append({"model": name, **_trend(own, curves, radii)})
     return rows, summarise(rows, trends, params, images=len(blocks) * len(blocks[0]))
+
+
+def _at_radius(
+    objective: Objective,
+    theta: Tensors,
+    pixels: Tensor,
+    blocks: list[Tensor],
+    clean: list[Tensors],
+    halves: Tensor,
+) -> tuple[list[tuple[str, Row]], Agreement]:
+    if pixels is objective.clean:
+        return _layers(clean, clean, halves)
+    with tempfile.TemporaryDirectory() as folder:
+        return _layers(clean, _gradients(objective, theta, pixels, blocks, folder), halves)
 
 
 def _attack(params: Params, model: str, eps: float) -> tuple[Budget, int]:
@@ -80,9 +97,10 @@ def _attack(params: Params, model: str, eps: float) -> tuple[Budget, int]:
 
 
 def _gradients(
-    objective: Objective, theta: Tensors, pixels: Tensor, blocks: list[Tensor]
+    objective: Objective, theta: Tensors, pixels: Tensor, blocks: list[Tensor], folder: str
 ) -> list[Tensors]:
-    return block_gradients(lambda b: objective.mean_gradient(theta, pixels, chosen=b), blocks)
+    keep = partial(copies_in_files, folder=Path(folder))
+    return block_gradients(lambda b: objective.mean_gradient(theta, pixels, chosen=b), blocks, keep)
 
 
 def _layers(

@@ -1,6 +1,8 @@
 """Theory check ``conflict_map``: do few heads carry the conflict, and do they matter?"""
 
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pistole.progress import counting
 from pistole.seeds import derive
 from pistole.stages.losses import Objective
 from pistole.stages.runtime import attack_budget, classifier, device_of, tower
+from pistole.stages.scratch import copies_in_files
 from pistole.stages.slices import read_slice
 from pistole.stages.towers import read_masks, read_vectors
 from pistole.theory.ablation import Answers, Head, answers, functional_sensitivity, head_swaps
@@ -39,18 +42,19 @@ EMPTY = dict.fromkeys(
 class Lab:
     """The models, the images and the attack, read once."""
 
-    def __init__(self, params: Params, artifacts: Path) -> None:
+    def __init__(self, params: Params, artifacts: Path, scratch: Path) -> None:
         """Read them.
 
         Args:
             params: as for :func:`check`.
             artifacts: folder of all artifacts.
+            scratch: folder for the blocks' gradients, which are too many for memory.
 
         Raises:
             UserError: more parts of the images are asked for than there are blocks of them.
         """
         knobs, base = params.theory.conflict_map, artifacts / "base"
-        self.params, self.device = params, device_of(params)
+        self.params, self.device, self.scratch = params, device_of(params), scratch
         images = read_slice(artifacts / "data" / params.data.finetune, "measure", knobs.samples)
         model = classifier(base, images.dataset, self.device)
         self.objective = Objective(model, images, params.stability.batch_size)
@@ -93,7 +97,8 @@ class Lab:
     def gradients(self, theta: Tensors, pixels: Tensor) -> list[Tensors]:
         """Take the gradient on every block of images."""
         mean = self.objective.mean_gradient
-        return block_gradients(lambda b: mean(theta, pixels, chosen=b), self.blocks)
+        keep = partial(copies_in_files, folder=self.scratch)
+        return block_gradients(lambda b: mean(theta, pixels, chosen=b), self.blocks, keep)
 
     def sensitivity(self, theta: Tensors, adversarial: Tensor) -> Tensor:
         """Return FS per head and block, over clean and adversarial images."""
@@ -165,8 +170,12 @@ def check(params: Params, artifacts: Path) -> tuple[list[Row], Row]:
     Returns:
         Rows per head, block and tensor, and the summary.
     """
-    lab = Lab(params, artifacts)
-    cuts = cut_points(len(lab.depth), CUTS)
+    with tempfile.TemporaryDirectory() as scratch:
+        return _measure(Lab(params, artifacts, Path(scratch)))
+
+
+def _measure(lab: Lab) -> tuple[list[Row], Row]:
+    params, cuts = lab.params, cut_points(len(lab.depth), CUTS)
     with counting("theory conflict_map", len(POINTS) + 2 + 2 * len(cuts) - 2) as advance:
         points = {}
         for name in POINTS:
