@@ -7,44 +7,87 @@ compared image by image, and how much each knob mattered on the held-out ones.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
 import typer
 
 from benchmarks.knobs import CHOICES, Chosen, Folders, as_drawn, read_search
 from pistole.files import write_text
+from pistole.params import load_params
 from pistole.report.statistics import MEASURES, compare, measures
 
 
 def report(folders: Folders, chosen: Chosen) -> None:
     """Compare the chosen models over all seeds and tell which knob mattered."""
     configs = json.loads(chosen.read_text(encoding="utf-8"))
-    names = list(configs)
+    tests = read_tests(folders, list(configs))
+    tuned = {load_params(folder / "params.yaml").data.finetune for folder in folders}
+    parts = {
+        f"All tasks, test images, mean over {len(folders)} seeds": tests,
+        f"The fine-tuning task alone ({', '.join(tuned)}): all was chosen on its training images": {
+            key: value for key, value in tests.items() if key.split(",")[0] in tuned
+        },
+    }
+    lines = ["## Settings", "", "| model | setting |", "|---|---|"]
+    lines += [f"| {name} | {_told(config)} |" for name, config in configs.items()]
+    for title, part in parts.items():
+        lines += ["", f"## {title}", "", *lead_table(list(configs), part, len(folders))]
+    lines += ["", "## Which knob mattered: held-out Sum of drawn settings", ""]
+    lines += knob_table(read_search(folders, "pistole"))
+    write_text(chosen.with_suffix(".md"), "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _told(config: dict[str, Any]) -> str:
+    cap = config.get("cap")
+    named = config | ({"cap": f"{cap[0]} q {cap[1]:g}"} if cap else {})
+    return ", ".join(f"{name} {value}" for name, value in named.items())
+
+
+def read_tests(folders: list[Path], names: list[str]) -> dict[str, np.ndarray]:
+    """Read what became of every test image.
+
+    Args:
+        folders: the projects.
+        names: the models.
+
+    Returns:
+        "task, seed" -> bool ``[images, models, 2]``: right when clean, right under attack.
+    """
     tests = {}
     for seed, folder in enumerate(folders):
         frames = [pd.read_parquet(folder / f"knobs-{name}.parquet") for name in names]
         for task in frames[0]["dataset"].unique():
             parts = [f[f["dataset"] == task] for f in frames]
             right = [p[["clean_correct", "robust_correct"]].to_numpy(bool) for p in parts]
-            tests[f"{task}, seed {seed}"] = torch.stack([torch.from_numpy(r) for r in right], 1)
-    arrays = {key: value.numpy() for key, value in tests.items()}
-    paired = compare(names, arrays, resamples=10_000, seed=0)
-    lines = [f"## Test images, mean over {len(folders)} seeds and their tasks", ""]
-    lines += ["| model | setting | clean | robust | Sum | PISTOLE minus this: Sum | each seed |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+            tests[f"{task}, seed {seed}"] = np.stack(right, 1)
+    return tests
+
+
+def lead_table(names: list[str], tests: dict[str, np.ndarray], seeds: int) -> list[str]:
+    """Compare the first model with the others, image by image.
+
+    Args:
+        names: the models.
+        tests: from :func:`read_tests`.
+        seeds: number of projects.
+
+    Returns:
+        Lines of Markdown.
+    """
+    paired = compare(names, tests, resamples=10_000, seed=0)
+    lines = ["| model | clean | robust | Sum | PISTOLE minus this: Sum | each seed |"]
+    lines += ["|---|---|---|---|---|---|"]
     for position, name in enumerate(names):
-        own, lead = paired.mean([name]), paired.lead(["pistole"], [name])["sum"]
-        cells = [f"{100 * own[key].value:.1f}" for key in MEASURES]
+        own, lead = paired.mean([name]), paired.lead([names[0]], [name])["sum"]
+        cells = " | ".join(f"{100 * own[key].value:.1f}" for key in MEASURES)
         told = f"{100 * lead.value:+.1f} [{100 * lead.low:+.1f}, {100 * lead.high:+.1f}]"
-        per_seed = _per_seed(arrays, len(folders), names.index("pistole"), position)
-        setting = ", ".join(f"{k} {v}" for k, v in configs[name].items())
-        lines.append(f"| {name} | {setting} | {' | '.join(cells)} | {told} | {per_seed} |")
-    lines += ["", "## Which knob mattered: held-out Sum, mean over settings", ""]
-    lines += knob_table(read_search(folders, "pistole"))
-    write_text(chosen.with_suffix(".md"), "\n".join(lines) + "\n")
-    print("\n".join(lines))
+        each = _per_seed(tests, seeds, 0, position)
+        lines.append(f"| {name} | {cells} | {told if position else '-'} | {each or '-'} |")
+    return lines
 
 
 def _per_seed(arrays: dict[str, Any], seeds: int, first: int, other: int) -> str:
