@@ -7,14 +7,13 @@ compared image by image, and how much each knob mattered on the held-out ones.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import typer
 
 from benchmarks.knobs import CHOICES, Chosen, Folders, as_drawn, read_search
-from benchmarks.tables import per_seed, percent, read_outcomes, signed
+from benchmarks.tables import Outcomes, per_seed, percent, read_outcomes, signed
 from pistole.files import write_text
 from pistole.params import load_params
 from pistole.report.statistics import compare
@@ -47,7 +46,7 @@ def _told(config: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in named.items())
 
 
-def lead_table(names: list[str], tests: dict[str, np.ndarray], seeds: int) -> list[str]:
+def lead_table(names: list[str], tests: Outcomes, seeds: int) -> list[str]:
     """Compare the first model with the others, image by image.
 
     Args:

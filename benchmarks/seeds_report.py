@@ -41,7 +41,7 @@ def report(
         "",
         "## What the masks keep, each seed",
         "",
-        "Means over layers; the reliability is the median over layers of the rank correlation of two "
+        "Means over layers; reliability: the median over layers of the rank correlation of two "
         "halves of the score slice.",
         "",
         *mask_table(folders),
