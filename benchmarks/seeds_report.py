@@ -15,7 +15,7 @@ from benchmarks.knobs import Folders
 from benchmarks.tables import per_seed, percent, read_outcomes, signed
 from pistole.files import read_json, write_text
 from pistole.params import CHECKS, load_params
-from pistole.report.statistics import compare
+from pistole.report.statistics import MEASURES, compare
 from pistole.report.tables import TITLES, label
 
 RESAMPLES = 10_000
@@ -48,7 +48,7 @@ def report(
         "",
         "## Theory",
         "",
-        *verdicts(folders),
+        *verdicts(folders, [own.seed for own in params]),
     ]
     write_text(out, "\n".join(lines) + "\n")
     print("\n".join(lines))
@@ -79,7 +79,7 @@ def table(folders: list[Path], names: list[str]) -> list[str]:
         lambdas = ", ".join(f"{c[name]:g}" if name in c else "-" for c in chosen)
         lead = paired.lead([OURS], [name])
         each = per_seed(outcomes, len(folders), names.index(OURS), place)
-        cells = [signed(lead[key]) for key in ("clean", "robust", "sum")] + [each]
+        cells = [signed(lead[key]) for key in MEASURES] + [each]
         told = " | ".join("-" if name == OURS else cell for cell in cells)
         lines.append(f"| {label(name)} | {lambdas} | {percent(paired, name)} | {told} |")
     return lines
@@ -109,11 +109,12 @@ def mask_table(folders: list[Path]) -> list[str]:
     return lines
 
 
-def verdicts(folders: list[Path]) -> list[str]:
+def verdicts(folders: list[Path], seeds: list[int]) -> list[str]:
     """List every check's claim, its verdict under each seed and what was measured.
 
     Args:
         folders: one per seed.
+        seeds: their seeds.
 
     Returns:
         Lines of Markdown.
@@ -124,7 +125,7 @@ def verdicts(folders: list[Path]) -> list[str]:
         found = [read_json(f / f"artifacts/theory/{check}/summary.json") for f in folders]
         lines.append(f"| {found[0]['claim']} | {', '.join(s['verdict'] for s in found)} |")
         told += ["", f"### {TITLES.get(check, check)}", ""]
-        told += [f"- seed {seed}: {summary['statement']}" for seed, summary in enumerate(found)]
+        told += [f"- seed {s}: {own['statement']}" for s, own in zip(seeds, found, strict=True)]
     return lines + told
 
 
