@@ -23,6 +23,7 @@ from pistole.report.tables import TITLES, label
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 RESAMPLES = 10_000
 OURS = "pistole"
+KEPT = ("mean_mask", "l2_retention", "reliability")
 Seed = dict[str, Any]
 
 
@@ -161,7 +162,7 @@ def mask_table(seeds: list[Seed]) -> list[str]:
     lines += ["|---|---|---|---|"]
     for source in SOURCES:
         found = [seed["masks"][source] for seed in seeds]
-        cells = (", ".join(f"{own[key]:.2f}" for own in found) for key in found[0])
+        cells = (", ".join(f"{own[key]:.2f}" for own in found) for key in KEPT)
         lines.append(f"| {source} | {' | '.join(cells)} |")
     return lines
 
