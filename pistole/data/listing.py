@@ -43,22 +43,24 @@ def readable_slices(
     Raises:
         UserError: there are too few samples, or more than 0.1 % of those looked at are corrupt.
     """
+    wanted = sum(sizes.values())
     require_enough(len(split.labels), sizes)
-    order = iter(interleaved(split.labels, seed_parts))
-    cut, looked = {}, 0
-    with counting(what, sum(sizes.values())) as advance:
+    order, cut = iter(interleaved(split.labels, seed_parts)), {}
+    looked, bad = 0, []
+    with counting(what, wanted) as advance:
         for name, size in sizes.items():
-            kept, corrupt = [], []
-            while len(kept) < size and (position := next(order, None)) is not None:
-                (kept if split.is_readable(position) else corrupt).append(position)
+            cut[name] = Listed([], [])
+            while len(cut[name].positions) < size and (position := next(order, None)) is not None:
+                readable = split.is_readable(position)
+                cut[name][0 if readable else 1].append(position)
+                bad += [] if readable else [position]
+                looked += 1
                 advance()
-            looked += len(kept) + len(corrupt)
-            cut[name] = Listed(sorted(kept), corrupt)
-    bad = [position for part in cut.values() for position in part.corrupt]
-    require_few_corrupt(split, bad, looked, what)
-    if looked - len(bad) < sum(sizes.values()):
+                if looked >= wanted:
+                    require_few_corrupt(split, bad, looked, what)
+    if looked - len(bad) < wanted:
         require_enough(looked - len(bad), sizes)
-    return cut
+    return {name: Listed(sorted(kept), corrupt) for name, (kept, corrupt) in cut.items()}
 
 
 def require_few_corrupt(split: ImageSplit, corrupt: Sequence[int], looked: int, what: str) -> None:

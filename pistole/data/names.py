@@ -39,7 +39,7 @@ class ClassList(NamedTuple):
             ``NAME``, or ``OWN<tab>NAME`` where they differ.
         """
         pairs = zip(self.own, self.names, strict=True)
-        return [name if _same(own, name) else f"{own}\t{name}" for own, name in pairs]
+        return [name if own == name else f"{own}\t{name}" for own, name in pairs]
 
 
 @functools.cache

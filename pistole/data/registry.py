@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pistole.data.names import ASSETS, ClassList, class_list, provenance, template_list
-from pistole.errors import UserError
 
 SUITES = ("paper", "tecoa", "pmg")
 
@@ -94,23 +93,6 @@ def registry() -> dict[str, Registered]:
     """
     raw = json.loads((ASSETS / "datasets.json").read_text(encoding="utf-8"))
     return {name: _registered(name, entry) for name, entry in raw.items()}
-
-
-def registered(name: str) -> Registered:
-    """Find a dataset.
-
-    Args:
-        name: its name.
-
-    Returns:
-        What is known of it.
-
-    Raises:
-        UserError: it is not registered.
-    """
-    if name not in registry():
-        raise UserError(f"dataset {name!r} is not registered: see 'pistole data list'")
-    return registry()[name]
 
 
 def _registered(name: str, entry: dict[str, Any]) -> Registered:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,16 @@ def _findings(source: Source, task: ImageTask, split: ImageSplit) -> dict[str, A
         "classes": len(one.names),
         "resolution": known.resolution,
         "templates": known.template_count,
-        "first_other_name": None if odd is None else odd,
+        "first_other_name": None if odd is None else _other_name(odd, task.classnames, one.names),
     }
     return found
+
+
+def _other_name(label: int, have: Sequence[str], want: Sequence[str]) -> str:
+    here, there = (
+        repr(names[label]) if label < len(names) else "missing" for names in (have, want)
+    )
+    return f"class {label} is {here}, there {there}"
 
 
 def _problems(found: dict[str, Any], *, subset: bool) -> list[str]:
@@ -176,7 +184,7 @@ def _table(found: dict[str, Any]) -> Table:
     known = found["registry"] or {}
     least, most = found["images_per_class"]
     odd = known.get("first_other_name")
-    names = "as in the registry" if odd is None else f"others, from class {odd} on"
+    names = "as in the registry" if odd is None else f"others: {odd}"
     corrupt = found["corrupt"]
     shown = ", ".join(found["pixels"][:3]) + (", ..." if len(found["pixels"]) > 3 else "")
     rows = [
