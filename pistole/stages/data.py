@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pistole.data.listing import readable_slices
+from pistole.data.remote import is_url, verify_split
 from pistole.data.tasks import open_task
 from pistole.files import atomic_directory, save_tensors, sha256_tensors, write_json
 from pistole.params import Params
@@ -87,6 +88,8 @@ def _stored(params: Params, name: str, sizes: dict[str, int]) -> Listing:
         if not wanted:
             continue
         part = task.split(split)
+        if is_url(source.root):
+            verify_split(source, split)
         listed = readable_slices(part, wanted, (params.seed, name), f"{name}/{split}")
         for slice_, (chosen, corrupt) in listed.items():
             slices[slice_] = {

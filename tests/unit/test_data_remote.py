@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from pistole.errors import UserError
 class Handler(http.server.SimpleHTTPRequestHandler):
     """A quiet file server that notes what is asked for, and can cut files short."""
 
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
     cut = 0
 
     def do_GET(self):
@@ -41,7 +42,7 @@ def served(tmp_path: Path, write_wds, monkeypatch):
     root = write_wds(tmp_path / "site" / "toy")
 
     class Own(Handler):
-        asked: list[str] = []
+        asked: ClassVar[list[str]] = []
 
     handler = functools.partial(Own, directory=str(tmp_path / "site"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -86,7 +86,7 @@ def test_classes_in_another_order_are_refused(tmp_path, cifar):
     names = pickle.loads(meta.read_bytes())["label_names"]
     names[2], names[3] = names[3], names[2]
     meta.write_bytes(pickle.dumps({"label_names": names}))
-    with pytest.raises(UserError, match="CIFAR10.*: class 2 is 'cat' but the list says 'bird'"):
+    with pytest.raises(UserError, match=r"CIFAR10.*: class 2 is 'cat' but the list says 'bird'"):
         open_task(source(tmp_path, "cifar10"))
 
 
@@ -117,7 +117,7 @@ def test_a_broken_image_is_told_by_its_id(tmp_path, offline, write_picture):
     (tmp_path / "eurosat" / "2750" / "Forest" / "Forest_1.png").write_bytes(b"no image")
     split = open_task(source(tmp_path, "eurosat")).split("test")
     assert [split.is_readable(i) for i in range(3)] == [True, False, True]
-    with pytest.raises(UserError, match="test/0000001 in torchvision's EuroSAT in .* cannot be"):
+    with pytest.raises(UserError, match=r"test/0000001 in torchvision's EuroSAT in .* cannot be"):
         split.load([1])
 
 
