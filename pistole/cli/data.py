@@ -22,7 +22,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """Show the registered datasets: images, classes, resolution, templates."""
-    from pistole.stages import check as stage
+    from pistole.stages import datasets as stage
 
     stage.show_registry(suite, as_json=as_json)
 

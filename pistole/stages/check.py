@@ -1,4 +1,4 @@
-"""Commands ``data list`` and ``data check``: what is known of a dataset, and whether it is that."""
+"""Command ``data check``: whether a dataset is what the registry says."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from pistole.data.dataset import interleaved
 from pistole.data.images import ImageSplit
 from pistole.data.listing import require_few_corrupt
 from pistole.data.names import first_difference
-from pistole.data.registry import SUITES, Registered, registry
+from pistole.data.registry import registry
 from pistole.data.sheet import COLUMNS, ROWS, contact_sheet
 from pistole.data.source import LAYOUTS, Source
 from pistole.data.tasks import ImageTask, open_task
@@ -24,41 +24,6 @@ from pistole.progress import track
 from pistole.stages.sources import source_of
 
 STORED = tuple(layout for layout in LAYOUTS if layout != "embedded")
-
-
-def show_registry(suite: str | None, *, as_json: bool) -> None:
-    """Print the registered datasets.
-
-    Args:
-        suite: only those of one table; None: all.
-        as_json: print JSON, with the names of CLIP_benchmark and torchvision.
-    """
-    if suite is not None:
-        require_choice("--suite", suite, SUITES)
-    rows = [row for row in registry().values() if suite is None or suite in row.suites]
-    if as_json:
-        print(json.dumps([_registry_row(row) for row in rows], indent=2))
-        return
-    table = Table("name", "dataset", "test", "classes", "px", "templates", "tables", box=None)
-    for row in rows:
-        numbers = (row.test, row.classes, row.resolution, row.template_count)
-        table.add_row(row.name, row.title, *map(str, numbers), ", ".join(row.suites))
-    Console(highlight=False, markup=False, width=100).print(table)
-
-
-def _registry_row(row: Registered) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "title": row.title,
-        "suites": list(row.suites),
-        "test": row.test,
-        "classes": row.classes,
-        "resolution": row.resolution,
-        "metric": row.metric,
-        "templates": row.template_count,
-        "clip_benchmark": row.clip_benchmark,
-        "torchvision": row.torchvision and row.torchvision.cls,
-    }
 
 
 def find(params_file: Path, dataset: str, layout: str | None, root: str | None) -> Source:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +159,11 @@ def test_lines_are_those_of_the_file():
 def test_the_registry_is_plain_data():
     raw = json.loads((names.ASSETS / "datasets.json").read_text())
     assert list(raw) == list(registry())
+
+
+def test_the_table_of_the_documentation_is_the_registry():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    for row in registry().values():
+        cells = (f"`{row.name}`", row.title, row.test, row.classes, row.resolution)
+        cells = (*cells, row.template_count, ", ".join(row.suites))
+        assert f"| {' | '.join(map(str, cells))} |" in text
