@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pistole.lineage.hashing import ignored, md5_listing
+from pistole.lineage.paths import inside
 
 # What a run writes or what its receipt holds value by value is no change of the code.
 RECORDED = frozenset({"dvc.lock", "params.yaml"})
@@ -27,7 +28,7 @@ def state(root: Path) -> dict[str, Any]:
     prefix = git(root, "rev-parse", "--show-prefix").strip()
     changed = {line[3:].removeprefix(prefix) for line in lines if line} - RECORDED
     outs = _recorded_outs(root) if changed else []
-    kept = [path for path in sorted(changed) if not any(_inside(path, out) for out in outs)]
+    kept = [path for path in sorted(changed) if not any(inside(path, out) for out in outs)]
     return {"commit": commit, "changed": kept}
 
 
@@ -115,7 +116,3 @@ def _recorded_outs(root: Path) -> list[str]:
         elif kind == "outs" and line.startswith("    - path: "):
             outs.append(line.removeprefix("    - path: ").strip("'\"").rstrip("/"))
     return outs
-
-
-def _inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")

@@ -6,9 +6,10 @@ from typing import Any
 
 from pistole.files import sha256_file
 from pistole.lineage import code
-from pistole.lineage.audit.evidence import Evidence, overlapping
+from pistole.lineage.audit.evidence import Evidence
 from pistole.lineage.audit.findings import Report, short
 from pistole.lineage.environment import LOCK
+from pistole.lineage.paths import overlapping
 
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 

@@ -1,11 +1,12 @@
 """dvc.lock against dvc.yaml and params.yaml, and against the files on disk."""
 
 from pistole.lineage import code
-from pistole.lineage.audit.evidence import Evidence, inside, overlapping
+from pistole.lineage.audit.evidence import Evidence
 from pistole.lineage.audit.findings import Report, short
 from pistole.lineage.dag import Out, Stage
 from pistole.lineage.hashing import files_of
 from pistole.lineage.lockfile import Entry
+from pistole.lineage.paths import inside, overlapping
 
 
 def check_lock(evidence: Evidence, report: Report) -> None:

@@ -1,7 +1,6 @@
 """What an audit looks at: the DAG, dvc.lock, the files themselves, and the receipts."""
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,32 +92,6 @@ def gather(root: Path, report: Report) -> Evidence | None:
     for stage, entry in evidence.locked():
         _add_receipt(evidence, stage, entry, report)
     return evidence
-
-
-def overlapping(path: str, others: Iterable[str]) -> list[str]:
-    """Find the paths that are equal to, inside of, or around a path.
-
-    Args:
-        path: a file or folder.
-        others: files and folders.
-
-    Returns:
-        Those that share content with it.
-    """
-    return [o for o in others if inside(o, path) or inside(path, o)]
-
-
-def inside(path: str, folder: str) -> bool:
-    """Tell whether a path is a folder or something in it.
-
-    Args:
-        path: the path.
-        folder: the folder.
-
-    Returns:
-        True if it is.
-    """
-    return path == folder or path.startswith(f"{folder}/")
 
 
 def _add_receipt(
