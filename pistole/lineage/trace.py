@@ -106,11 +106,16 @@ def _of_stage(root: Path, stage: str, metric: str, entry: lockfile.Entry) -> Tra
 def _narrow(found: Trace, lock: Mapping[str, lockfile.Entry]) -> set[str]:
     """Name the stages that measured a number which a later stage only collects."""
     _, colon, key = found.target.rpartition(":")
-    section, *rest = key.split(".")
+    section, _, rest = key.partition(".")
     kind = MEASURED_BY.get(section)
     if not colon or found.number is None or kind is None or found.target.partition(":")[0] in lock:
         return set()
-    return {n for n in lock if n == kind or any(n == f"{kind}@{part}" for part in rest)}
+    items = {name: name.partition("@") for name in lock}
+    return {
+        name
+        for name, (stage, at, item) in items.items()
+        if stage == kind and (not at or f"{rest}.".startswith(f"{item}."))
+    }
 
 
 def _describe(

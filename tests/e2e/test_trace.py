@@ -119,7 +119,7 @@ def test_a_number_that_a_report_collects_leads_to_who_measured_it(tmp_path, monk
 
 
 def test_what_is_not_known_is_one_line(project, capsys):
-    with pytest.raises(UserError, match="models.none is no output, input or number"):
+    with pytest.raises(UserError, match=r"models\.none is no output, input or number"):
         trace(project, "models.none")
     with pytest.raises(UserError, match="score measured no loss: it measured sum"):
         trace(project, "score:loss")
