@@ -95,3 +95,19 @@ def _give(text: str, out: Path | None) -> None:
         typer.echo(text.rstrip("\n"))
     else:
         write_text(out, text if text.endswith("\n") else f"{text}\n")
+
+
+@app.command()
+def crate(
+    out: Annotated[Path, typer.Argument(help="folder to write; it must not exist")],
+    name: Annotated[str, typer.Option(help="title of the crate")] = "PISTOLE pipeline run",
+    license_name: Annotated[
+        str, typer.Option("--license", help="licence of the content: a URL, or words")
+    ] = "not stated",
+    project: Project = HERE,
+) -> None:
+    """Write a Workflow Run RO-Crate: files with digests, and an action per stage."""
+    from pistole.lineage.crate import write_crate
+
+    done = write_crate(project, out, name, license_name)
+    typer.echo(f"{out}: {done['stages']} stages, {done['files']} files, {done['bytes']} bytes")

@@ -8,6 +8,7 @@ the receipt alone, for ``pistole track`` to write the run later.
 """
 
 import contextlib
+import getpass
 import os
 import platform
 from collections.abc import Iterator
@@ -136,6 +137,7 @@ def _log(
 def _record(name: str, inputs: Inputs, outs: dict[str, str]) -> dict[str, Any]:
     record = {
         "stage": name,
+        "user": _user(),
         "host": platform.node(),
         "started": inputs.started,
         "seconds": round((now() - inputs.started) / 1000, 3),
@@ -149,6 +151,13 @@ def _record(name: str, inputs: Inputs, outs: dict[str, str]) -> dict[str, Any]:
     cmd, params = inputs.stage["cmd"], inputs.stage["params"]
     lineage = {"run_key": inputs.key, "cmd": cmd, "deps": inputs.deps, "params": params}
     return record | lineage | {"outs": outs}
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number that has no name
+        return None
 
 
 def _describe(root: Path, name: str) -> dag.Stage:

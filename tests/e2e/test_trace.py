@@ -150,7 +150,7 @@ def test_the_tree_writes_each_stage_once_with_all_that_an_auditor_asks(project):
     assert "params: device=auto, lr.robust=0.0001, seed=1" in drawn
     assert f"commit {receipt['code']['commit'][:12]} DIRTY (stage.py)" in drawn
     assert f"lock {receipt['environment']['lock_sha256'][:12]}, python " in drawn
-    assert f"{receipt['seconds']:g} s, {receipt['host']}, cpu" in drawn
+    assert f"{receipt['seconds']:g} s, {receipt['user']} on {receipt['host']}, cpu" in drawn
     assert f"raw {md5_path(project, 'raw')[:12]}" in drawn
 
 
