@@ -111,3 +111,36 @@ def crate(
 
     done = write_crate(project, out, name, license_name)
     typer.echo(f"{out}: {done['stages']} stages, {done['files']} files, {done['bytes']} bytes")
+
+
+statement_app = typer.Typer(
+    no_args_is_help=True, help="State where an output comes from (in-toto)."
+)
+app.add_typer(statement_app, name="statement")
+
+
+@statement_app.command("make")
+def statement_make(
+    path: Annotated[str, typer.Argument(help="an output, such as artifacts/merged/pistole")],
+    key: Annotated[Path | None, typer.Option(help="private Ed25519 key (PEM) to sign with")] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write; default: print")] = None,
+    project: Project = HERE,
+) -> None:
+    """Write an in-toto statement with SLSA provenance; signed it is a DSSE envelope."""
+    from pistole.lineage.statement import make_statement, sign
+
+    statement = make_statement(project, path)
+    _give(json.dumps(sign(statement, key) if key else statement, indent=2, sort_keys=True), out)
+
+
+@statement_app.command("verify")
+def statement_verify(
+    file: Annotated[Path, typer.Argument(help="what 'pistole statement make' wrote")],
+    key: Annotated[Path | None, typer.Option(help="public Ed25519 key (PEM)")] = None,
+    project: Project = HERE,
+) -> None:
+    """Check the signature of a statement and the digests of its subjects."""
+    from pistole.lineage.statement import verify
+
+    statement = verify(project, file, key)
+    typer.echo(f"{file}: {len(statement['subject'])} files are as stated")

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from pistole.lineage.crate.entities import Graph, ref, timestamp
 from pistole.lineage.lockfile import Entry
@@ -12,7 +13,12 @@ from pistole.lineage.store import params_of
 
 COMPLETED = "http://schema.org/CompletedActionStatus"
 HOME = "https://openreview.net/forum?id=KOO1cDm2bt"
+ENGINE = "urn:pistole:engine"
 ENGINES = {"dvc": "https://dvc.org", "snakemake": "https://snakemake.github.io"}
+PACKAGES = {  # all others are on PyPI
+    "python": "https://www.python.org/downloads/release/python-{version}",
+    "envs/runtime.txt": "urn:pistole:lock:{version}",
+}
 BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 
 
@@ -46,7 +52,7 @@ def describe(
         if tool not in workflow["hasPart"]:
             workflow["hasPart"].append(tool)
     _add_run(graph, lock, found, paths)
-    organised = {"name": "the engine's work", "instrument": ref("#engine"), "result": ref("#run")}
+    organised = {"name": "the engine's work", "instrument": ref(ENGINE), "result": ref("#run")}
     graph.add("#organise", "OrganizeAction", {**organised, "object": controls})
     actions = [ref("#run"), *(ref(f"#run/{stage}") for stage in lock)]
     graph.root["mentions"] = actions
@@ -72,7 +78,7 @@ def _add_workflow(graph: Graph, found: Mapping[str, dict[str, Any]]) -> None:
     names = sorted({receipt["engine"] for receipt in found.values()}) or ["dvc"]
     versions = [r["environment"]["versions"].get(names[0], "unknown") for r in found.values()]
     about = {"name": ", ".join(names), "softwareVersion": versions[0] if versions else "unknown"}
-    graph.add("#engine", "SoftwareApplication", {**about, "url": ENGINES.get(names[0], HOME)})
+    graph.add(ENGINE, "SoftwareApplication", {**about, "url": ENGINES.get(names[0], HOME)})
 
 
 def _add_stage(graph: Graph, stage: str, entry: Entry, receipt: dict[str, Any] | None) -> None:
@@ -102,25 +108,30 @@ def _tool(graph: Graph, receipt: dict[str, Any] | None) -> dict[str, str]:
     """Return the software of a stage, one thing per environment that was used."""
     if receipt is None:
         about = {"name": "pistole", "softwareVersion": "unknown", "url": HOME}
-        graph.add("#tool/unknown", "SoftwareApplication", about)
-        return ref("#tool/unknown")
+        graph.add("urn:pistole:tool:unknown", "SoftwareApplication", about)
+        return ref("urn:pistole:tool:unknown")
     environment = receipt["environment"]
     used = {
         **environment["versions"],
         "python": environment["python"],
-        "envs/runtime.txt": f"sha256 {environment['lock_sha256']}",
+        "envs/runtime.txt": f"sha256:{environment['lock_sha256']}",
     }
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
     parts = []
     for name, version in sorted(used.items()):
         if name != "pistole":
-            identity = f"#software/{name}/{version}"
-            about = {"name": name, "softwareVersion": version}
+            identity = PACKAGES.get(name, "https://pypi.org/project/{name}/{version}/")
+            identity = identity.format(name=name, version=quote(version))
+            about = {"name": name, "softwareVersion": version, "url": identity}
             graph.add(identity, "SoftwareApplication", about)
             parts.append(ref(identity))
     about = {"name": "pistole", "softwareVersion": used["pistole"], "url": HOME}
-    graph.add(f"#tool/{digest}", "SoftwareApplication", {**about, "softwareRequirements": parts})
-    return ref(f"#tool/{digest}")
+    graph.add(
+        f"urn:pistole:tool:{digest}",
+        "SoftwareApplication",
+        {**about, "softwareRequirements": parts},
+    )
+    return ref(f"urn:pistole:tool:{digest}")
 
 
 def _agent(graph: Graph, receipt: dict[str, Any]) -> dict[str, str]:

@@ -128,7 +128,11 @@ class Graph:
             Context and graph.
         """
         context = [f"{CRATE}/context", {"sha256": "https://schema.org/sha256"}]
-        return {"@context": context, "@graph": list(self._entities.values())}
+        things = [
+            {name: _single(value) for name, value in entity.items()}
+            for entity in self._entities.values()
+        ]
+        return {"@context": context, "@graph": things}
 
     def _add_file(self, path: str, folder: Path) -> str:
         identity = quote(path)
@@ -147,3 +151,8 @@ class Graph:
     def _part(self, identity: str) -> None:
         if ref(identity) not in self.root["hasPart"]:
             self.root["hasPart"].append(ref(identity))
+
+
+def _single(value: Any) -> Any:
+    """Write a list of one as that one, as RO-Crate recommends."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
