@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pistole.cli.common import app
+from pistole.cli.common import PARAMS, ParamsFile, app
 
 Project = Annotated[Path, typer.Option(help="folder of the DVC project")]
 HERE = Path()
@@ -144,3 +144,23 @@ def statement_verify(
 
     statement = verify(project, file, key)
     typer.echo(f"{file}: {len(statement['subject'])} files are as stated")
+
+
+@app.command()
+def card(
+    model: Annotated[str, typer.Argument(help="row of the table whose model is merged")],
+    base_model: Annotated[
+        str | None, typer.Option(help="the base's name on the Hugging Face hub")
+    ] = None,
+    license_name: Annotated[
+        str | None, typer.Option("--license", help="licence as the hub names it")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write; default: print")] = None,
+    project: Project = HERE,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write the model card of a merged model, with Hugging Face metadata."""
+    from pistole.lineage.card import write_card
+    from pistole.params import load_params
+
+    _give(write_card(project, load_params(params), model, base_model, license_name), out)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from pistole.lineage.crate.entities import Graph, ref, timestamp
 from pistole.lineage.lockfile import Entry
+from pistole.lineage.paths import overlapping
 from pistole.lineage.store import params_of
 
 COMPLETED = "http://schema.org/CompletedActionStatus"
@@ -152,8 +153,8 @@ def _add_run(
         "name": "the whole run",
         "description": "Every stage of dvc.yaml, as dvc.lock records it",
         "instrument": ref("dvc.yaml"),
-        "object": [ref(graph.of_path(path)["@id"]) for path in paths if path not in outs],
-        "result": [ref(graph.of_path(path)["@id"]) for path in sorted(outs - read)],
+        "object": [ref(graph.of_path(p)["@id"]) for p in paths if not overlapping(p, outs)],
+        "result": [ref(graph.of_path(p)["@id"]) for p in sorted(outs) if not overlapping(p, read)],
         "actionStatus": ref(COMPLETED),
     }
     # The crate is as old as its last stage: the same results give the same crate.
