@@ -131,9 +131,9 @@ def _rows(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _attack(root: Path, name: str) -> str:
     attack = read_json(root / f"artifacts/evaluation/{name}/summary.json")["attack"]
     parts = [
-        f"{label} ({', '.join(f'{value} {key}' for key, value in attack[part].items())})"
-        for part, label in (("apgd_ce", "APGD-CE"), ("apgd_t", "APGD-T"))
-        if part in attack
+        f"{part} ({', '.join(f'{value} {key}' for key, value in knobs.items())})"
+        for part, knobs in attack.items()
+        if isinstance(knobs, Mapping)
     ]
     return f"{' and '.join(parts)}, norm {attack['norm']}, radius {attack['eps']:.5f} in [0, 1]"
 

@@ -79,7 +79,8 @@ def tracking_uri(root: str | Path) -> str:
     Raises:
         UserError: the address is a folder: MLflow no longer keeps runs in files.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(root).resolve()}/mlflow.db"
+    home = receipts.home(Path(root))
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow.db"
     if "://" not in uri or uri.startswith("file:"):
         remedy = "write sqlite:///PATH.db, or the address of a server"
         raise UserError(f"MLFLOW_TRACKING_URI={uri} is a folder of files: {remedy}")
@@ -102,7 +103,7 @@ def _begin(name: str) -> Inputs | None:
             known.stage = _describe(root, name)
             known.deps = hash_paths(root, known.stage["deps"])
             known.key = run_key(known.stage["cmd"], known.deps, known.stage["params"])
-            receipts.remove(root, name, known.key)
+            receipts.remove(receipts.home(root), name, known.key)
         inputs = known
     return inputs
 
@@ -116,9 +117,10 @@ def _finish(run: StageRun, inputs: Inputs) -> None:
             return
         outs = hash_paths(inputs.root, [out["path"] for out in inputs.stage["outs"]])
         record = _record(run.stage, inputs, outs)
-        receipt = receipts.write(inputs.root, record, run.measured(inputs.root))
+        home = receipts.home(inputs.root)
+        receipt = receipts.write(home, record, run.measured(inputs.root))
         run_id = _log(run, inputs, receipt, "FINISHED")
-        receipts.set_run_id(inputs.root, receipt, run_id)
+        receipts.set_run_id(home, receipt, run_id)
 
 
 def _log(
