@@ -17,7 +17,6 @@ from pistole.files import read_json, sha256_file, write_json
 
 FOLDER = Path(".pistole/receipts")
 MEASURED = ".metrics.json"
-COPIES = (".dvc", "tmp", "exps")
 LINEAGE = ("cmd", "deps", "params", "outs")
 FIELDS = (*LINEAGE, "stage", "run_key", "id", "run_id", "metrics_sha256", "code", "environment")
 
@@ -58,24 +57,6 @@ def set_run_id(root: Path, receipt: Mapping[str, Any], run_id: str | None) -> di
     if noted != receipt:
         write_json(path_of(root, receipt["stage"], receipt["run_key"]), noted)
     return noted
-
-
-def home(root: Path) -> Path:
-    """Return the project that keeps receipts and MLflow runs.
-
-    ``dvc exp run --queue`` and ``--temp`` work in a copy that DVC removes at the end.
-
-    Args:
-        root: the folder of the project, or of such a copy of it.
-
-    Returns:
-        The project's own folder.
-    """
-    root = Path(root).resolve()
-    for place in root.parents:
-        if place.parts[-3:] == COPIES:
-            return place.parents[2]
-    return root
 
 
 def identity(receipt: Mapping[str, Any]) -> str:

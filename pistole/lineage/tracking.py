@@ -30,6 +30,7 @@ class Inputs:
     """What is known of a stage before it works."""
 
     root: Path
+    home: Path
     code: dict[str, Any]
     writer: Writer | None
     stage: dag.Stage | None = None
@@ -79,8 +80,7 @@ def tracking_uri(root: str | Path) -> str:
     Raises:
         UserError: the address is a folder: MLflow no longer keeps runs in files.
     """
-    home = receipts.home(Path(root))
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(root).resolve()}/mlflow.db"
     if "://" not in uri or uri.startswith("file:"):
         remedy = "write sqlite:///PATH.db, or the address of a server"
         raise UserError(f"MLFLOW_TRACKING_URI={uri} is a folder of files: {remedy}")
@@ -92,20 +92,28 @@ def _begin(name: str) -> Inputs | None:
     under_dvc = "DVC_STAGE" in os.environ
     if not under_dvc and not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
-    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    uri = tracking_uri(root)
+    root = _project()
+    # In an experiment's copy of the project, which DVC removes, DVC_ROOT is the project itself.
+    home = Path(os.environ.get("DVC_ROOT", root)).resolve()
+    uri = tracking_uri(home)
     later = under_dvc and os.environ.get("PISTOLE_TRACKING") == "receipts"
     inputs = None
     with _tolerant():
         writer = None if later else Writer(uri)
-        known = Inputs(root, code.state(root), writer)
+        known = Inputs(root, home, code.state(root), writer)
         if under_dvc:
             known.stage = _describe(root, name)
             known.deps = hash_paths(root, known.stage["deps"])
             known.key = run_key(known.stage["cmd"], known.deps, known.stage["params"])
-            receipts.remove(receipts.home(root), name, known.key)
+            receipts.remove(home, name, known.key)
         inputs = known
     return inputs
+
+
+def _project() -> Path:
+    """Return the folder of the project or of an experiment's copy of it, where the stage runs."""
+    here = Path.cwd()
+    return next((place for place in (here, *here.parents) if (place / ".dvc").is_dir()), here)
 
 
 def _finish(run: StageRun, inputs: Inputs) -> None:
@@ -117,10 +125,9 @@ def _finish(run: StageRun, inputs: Inputs) -> None:
             return
         outs = hash_paths(inputs.root, [out["path"] for out in inputs.stage["outs"]])
         record = _record(run.stage, inputs, outs)
-        home = receipts.home(inputs.root)
-        receipt = receipts.write(home, record, run.measured(inputs.root))
+        receipt = receipts.write(inputs.home, record, run.measured(inputs.root))
         run_id = _log(run, inputs, receipt, "FINISHED")
-        receipts.set_run_id(home, receipt, run_id)
+        receipts.set_run_id(inputs.home, receipt, run_id)
 
 
 def _log(
