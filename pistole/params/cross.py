@@ -101,7 +101,11 @@ def _finetune_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
         objective, steps, warmup = (knobs.get(n) for n in ("objective", "steps", "warmup"))
         for option, owners in OPTIONS.items():
             value = knobs.get(option)
-            if value not in (None, False) and isinstance(objective, str) and objective not in owners:
+            if (
+                value not in (None, False)
+                and isinstance(objective, str)
+                and objective not in owners
+            ):
                 nothing = "null" if option in ("alpha", "beta") else "false"
                 problem = f"{value!r}, but objective {objective} has none: write {nothing}"
                 found.append((f"{place}.{option}", problem))

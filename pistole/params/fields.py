@@ -111,9 +111,7 @@ Radii = Annotated[tuple[Positive, ...], Sequence, AfterValidator(_rising)]
 Mean = Annotated[tuple[Unit, Unit, Unit], Field(strict=False)]
 Deviation = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
 Lambda = Literal["selected"] | Unit
-Warmup = (
-    Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(strict=True, ge=1, le=MANY)]
-)
+Warmup = Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(strict=True, ge=1, le=MANY)]
 Objective = Literal["erm", "tecoa", "fare", "pmg", "tga"]
 Start = Literal["gaussian_0.001", "uniform_eps", "zero"]
 CapMode = Literal["none", "score_clip", "renorm", "mask_cap", "zero_top"]

@@ -143,7 +143,11 @@ class _Task:
         for parameter, gradient in zip(self.parameters, totals, strict=True):
             parameter.grad = gradient
         norm = get_total_norm([g for g in totals if g is not None]).item()
-        first = {"step": step, "loss": numbers.pop("loss"), "lr": learning_rate(step, self.settings)}
+        first = {
+            "step": step,
+            "loss": numbers.pop("loss"),
+            "lr": learning_rate(step, self.settings),
+        }
         return first | {"grad_norm": norm, **numbers}
 
 

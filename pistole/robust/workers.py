@@ -8,6 +8,7 @@ small: the all-reduce comes once after all forward and backward passes of the at
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Workers:
         """
         edges = [images * part // (self.count * parts) for part in range(self.count * parts + 1)]
         mine = edges[self.rank * parts : (self.rank + 1) * parts + 1]
-        return [slice(start, end) for start, end in zip(mine, mine[1:], strict=False)]
+        return [slice(start, end) for start, end in itertools.pairwise(mine)]
 
     def add_up(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
         """Add the gradients of all processes, in one message.

@@ -206,9 +206,7 @@ class Batches:
         self.images, self.size, self.device = images, size, device
         self.parts = (seed, "finetune", source, "epoch")
 
-    def __call__(
-        self, step: int, rows: slice = slice(None)
-    ) -> tuple[list[str], Tensor, Tensor]:
+    def __call__(self, step: int, rows: slice = slice(None)) -> tuple[list[str], Tensor, Tensor]:
         """Return batch number ``step``, or some of its rows.
 
         Args:
