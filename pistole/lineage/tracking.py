@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pistole
+from pistole import processes
 from pistole.errors import UserError
 from pistole.files import read_json, sha256_file, write_json
 from pistole.lineage import dag
@@ -94,6 +95,8 @@ def _begin(name: str) -> Inputs | None:
     under_dvc = "DVC_STAGE" in os.environ
     if not under_dvc and not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
+    if processes.rank() > 0:
+        return None  # one of several processes of the same stage: the first one records it
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     uri = tracking_uri(root)
     inputs = None
