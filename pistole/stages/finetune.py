@@ -11,6 +11,7 @@ from pistole import processes
 from pistole.errors import UserError
 from pistole.files import (
     atomic_directory,
+    read_json,
     save_tensors,
     sha256_file,
     sha256_tensors,
@@ -18,6 +19,7 @@ from pistole.files import (
     write_json,
 )
 from pistole.models.checkpoint import load_visual
+from pistole.models.offshelf import check_pairing, find_checkpoint
 from pistole.models.zeroshot import parameters_of
 from pistole.params import Params
 from pistole.params.schema import Source
@@ -65,11 +67,11 @@ def run(
     require_source(source)
     knobs = getattr(params.finetune, source)
     if knobs.checkpoint is not None:
-        theta, curve = _own(Path(knobs.checkpoint), base, allow_pickle), []
+        (theta, digest), curve = _own(knobs.checkpoint, base, allow_pickle), []
     else:
-        theta, curve = _train(params, source, base, data)
+        (theta, curve), digest = _train(params, source, base, data), None
     if processes.rank() == 0:
-        _write(params, source, base, out, theta, curve)
+        _write(params, source, base, out, theta, curve, digest)
     if knobs.checkpoint is None and processes.rank() == 0:
         forget_state(_state_path(source))
     for row in curve if on_metric else []:
@@ -85,6 +87,7 @@ def _write(
     out: Path,
     theta: dict[str, Tensor],
     curve: list[dict[str, float]],
+    own_digest: str | None,
 ) -> None:
     knobs = getattr(params.finetune, source)
     trained = knobs.checkpoint is None
@@ -92,7 +95,7 @@ def _write(
         "source": source,
         "objective": knobs.objective if trained else None,
         "checkpoint": knobs.checkpoint,
-        "checkpoint_sha256": None if trained else sha256_file(knobs.checkpoint),
+        "checkpoint_sha256": own_digest,
         "base_digest": base_digest(base),
         "digest": sha256_tensors(theta),
     }
@@ -124,16 +127,19 @@ def objective_of(knobs: Source) -> Objective:
     )
 
 
-def _own(path: Path, base: Path, allow_pickle: bool) -> dict[str, Tensor]:
+def _own(name: str, base: Path, allow_pickle: bool) -> tuple[dict[str, Tensor], str]:
     """The user's checkpoint, held against the base's architecture and BatchNorm statistics."""
+    found = find_checkpoint(name)
     parameters, buffers = base_state(base)
-    return load_visual(
-        path,
+    theta = load_visual(
+        found.path,
         parameters,
         reference_buffers=buffers,
         allow_pickle=allow_pickle,
         base_digest=base_digest(base),
     )
+    check_pairing(found, read_json(base / "model.json"))
+    return theta, sha256_file(found.path)
 
 
 def _state_path(source: str) -> Path:
