@@ -50,6 +50,11 @@ class Budget:
             raise UserError(f"attack steps is {self.steps}: give at least 1")
         require_choice("attack init", self.init, INITS)
         require_choice("attack loss", self.loss, LOSSES)
+        if self.loss == "l2" and self.init == "zero":
+            raise UserError(
+                "attack init is 'zero' with loss 'l2', which has no gradient at the clean image: "
+                "use uniform_eps"
+            )
 
 
 def draw_noise(
