@@ -99,16 +99,8 @@ def _finetune_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
         if knobs.get("checkpoint") is not None:
             continue
         objective, steps, warmup = (knobs.get(n) for n in ("objective", "steps", "warmup"))
-        for option, owners in OPTIONS.items():
-            value = knobs.get(option)
-            if (
-                value not in (None, False)
-                and isinstance(objective, str)
-                and objective not in owners
-            ):
-                nothing = "null" if option in ("alpha", "beta") else "false"
-                problem = f"{value!r}, but objective {objective} has none: write {nothing}"
-                found.append((f"{place}.{option}", problem))
+        if isinstance(objective, str):
+            found += _foreign_options(place, objective, knobs)
         if isinstance(warmup, int) and isinstance(steps, int) and warmup >= steps:
             found.append((f"{place}.warmup", f"{warmup} is not below {place}.steps {steps}"))
         batch, parts = knobs.get("batch_size"), knobs.get("accumulate")
@@ -120,6 +112,17 @@ def _finetune_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
     if attack.get("loss") == "l2" and attack.get("init") == "zero":
         problem = "'zero' with loss l2, which has no gradient there: write uniform_eps"
         found.append(("attack.train.init", problem))
+    return found
+
+
+def _foreign_options(place: str, objective: str, knobs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    for option in (name for name, owners in OPTIONS.items() if objective not in owners):
+        value = knobs.get(option)
+        if value is not None and value is not False:
+            nothing = "null" if option in ("alpha", "beta") else "false"
+            problem = f"{value!r}, but objective {objective} has none: write {nothing}"
+            found.append((f"{place}.{option}", problem))
     return found
 
 

