@@ -296,7 +296,7 @@ def test_accumulation_gives_the_large_batch(name, parts):
     # 3 does not divide 8: parts of 2, 3 and 3 images are weighted by their rows.
     whole, split = zero_shot(), zero_shot()
     # An attention map is steep in the weights, and starts where it differs by round-off alone.
-    lr, close = (1e-4, 1e-3) if name == "tga" else (0.02, 1e-5)
+    lr, close, loss = (1e-4, 1e-3, 1e-4) if name == "tga" else (0.02, 1e-5, 1e-5)
     expected = train_zero_shot(whole, name, lr=lr)
     sizes = []
 
@@ -307,7 +307,7 @@ def test_accumulation_gives_the_large_batch(name, parts):
     curve = train_zero_shot(split, name, lr=lr, accumulate=parts, batches=spied)
     assert sizes[:parts] == ([4, 4] if parts == 2 else [2, 3, 3])
     for mine, theirs in zip(curve, expected, strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=loss)
         assert mine == pytest.approx(theirs, rel=close, abs=1e-5)
     for mine, theirs in zip(split.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
