@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from pistole import processes
+from pistole.errors import UserError
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -32,6 +35,7 @@ FinetuneData = Annotated[
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="read .pt weights too, as allow_pickle: true does")
 ]
+TOGETHER = ("finetune",)  # stages that several processes work on together
 PARAMS = Path("params.yaml")
 BASE = ARTIFACTS / "base"
 DATA = ARTIFACTS / "data"
@@ -48,13 +52,22 @@ def stage_command(
         params_file: the parameters.
         name: the stage, for commands outside DVC: MODULE@ITEM.
         work: from the stage's module, the parameters and the stage's record to its numbers.
+
+    Raises:
+        UserError: torchrun started a stage that does not divide its work.
     """
+    module = name.partition("@")[0]
+    if processes.count() > 1 and module not in TOGETHER:
+        raise UserError(
+            f"{processes.count()} processes were started, but stage {module} runs in one: start "
+            "it without torchrun"
+        )
     from pistole.lineage.tracking import stage_run
     from pistole.params import load_params
 
     params = load_params(params_file)
     with stage_run(name) as run:
         # Imported here, while the process that records the stage imports mlflow.
-        stage = importlib.import_module(f"pistole.stages.{name.partition('@')[0]}")
+        stage = importlib.import_module(f"pistole.stages.{module}")
         for key, value in (work(stage, params, run) or {}).items():
             run.metric(key, value)

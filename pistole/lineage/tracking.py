@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pistole import processes
 from pistole.errors import UserError
 from pistole.files import read_json
 from pistole.lineage import code, dag, environment, receipts
@@ -92,6 +93,8 @@ def _begin(name: str) -> Inputs | None:
     under_dvc = "DVC_STAGE" in os.environ
     if not under_dvc and not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
+    if processes.rank() > 0:
+        return None  # one of several processes of the same stage: the first one records it
     root = _project()
     # In an experiment's copy of the project, which DVC removes, DVC_ROOT is the project itself.
     home = Path(os.environ.get("DVC_ROOT", root)).resolve()

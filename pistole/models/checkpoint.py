@@ -9,6 +9,7 @@ from torch import nn
 
 from pistole.errors import UserError
 from pistole.files import read_json, save_tensors, write_json
+from pistole.models.layouts import visual_part
 from pistole.models.state import (
     COUNTER,
     State,
@@ -19,7 +20,6 @@ from pistole.models.state import (
 )
 from pistole.models.zeroshot import Params
 
-VISUAL = "visual."
 WEIGHTS = "visual.safetensors"
 MODEL = "model.json"
 
@@ -66,9 +66,7 @@ def load_visual(
 ) -> Params:
     """Read a visual tower's parameters, whoever wrote them, and check them against the base.
 
-    Takes our own files, whole open_clip models (``visual.`` and a text tower, which is left
-    out), both also behind ``module.`` or ``model.``, and bare visual towers as RobustVLM
-    publishes them (``.pt``, only with ``allow_pickle``).
+    :mod:`pistole.models.layouts` lists what is understood; pickles only with ``allow_pickle``.
 
     Args:
         path: the file.
@@ -92,8 +90,7 @@ def load_visual(
             f"{path} was trained from another base (digest {named[:12]}, not {base_digest[:12]}): "
             "give a checkpoint of this base"
         )
-    if any(name.startswith(VISUAL) for name in state):
-        state = {n.removeprefix(VISUAL): v for n, v in state.items() if n.startswith(VISUAL)}
+    state = visual_part(state, path)
     buffers = reference_buffers or {}
     _check_buffers(state, buffers, path)
     params = {n: v for n, v in state.items() if n not in buffers}

@@ -13,10 +13,14 @@ from torch import Tensor
 
 from pistole.errors import UserError
 from pistole.files import read_json
+from pistole.models.offshelf import HUB
 from pistole.models.text import CompactTokenizer
 from pistole.models.towers import Config
 
-HUB = "hf-hub:"
+REMEDY = (
+    "download its weights elsewhere and give base.pretrained their path (and base.model the path "
+    "of the config)"
+)
 EMBEDDED = Path(__file__).parent / "assets"
 
 
@@ -113,12 +117,12 @@ def _from_config(path: Path, pretrained: str | None) -> Source:
 
 def _from_hub(model: str, pretrained: str | None) -> Source:
     identifier = model.removeprefix(HUB)
-    path = _fetch(model, download_pretrained_from_hf, identifier, "open_clip_config.json")
+    path = fetch(model, REMEDY, download_pretrained_from_hf, identifier, "open_clip_config.json")
     document = read_json(path)
     if pretrained:
         weights = _weights_path(pretrained, model)
     else:
-        weights = _fetch(model, download_pretrained_from_hf, identifier)
+        weights = fetch(model, REMEDY, download_pretrained_from_hf, identifier)
     normal = document.get("preprocess_cfg", {})
     return Source(
         model,
@@ -143,7 +147,7 @@ def _by_name(model: str, pretrained: str | None) -> Source:
     tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
     if tag and not Path(str(pretrained)).is_file():
         _refuse_offline_url(tag, pretrained)
-        weights = _fetch(f"{model} {pretrained}", open_clip.download_pretrained, tag)
+        weights = fetch(f"{model} {pretrained}", REMEDY, open_clip.download_pretrained, tag)
         quick: bool | None = bool(tag.get("quick_gelu", False))
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
@@ -183,21 +187,32 @@ def _refuse_offline_url(tag: dict[str, Any], name: str | None) -> None:
         )
 
 
-def _fetch(what: str, download: Callable[..., str], *arguments: Any) -> Path:
+def fetch(what: str, remedy: str, download: Callable[..., str], *arguments: Any) -> Path:
+    """Download a file, or find it in the cache.
+
+    Args:
+        what: its name, for the message.
+        remedy: what the user can do where it cannot be had.
+        download: open_clip's function.
+        *arguments: of that function.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: it is not cached and cannot be fetched.
+    """
     try:
         return Path(download(*arguments))
     except Exception as error:  # each hub and HTTP client has its own family of errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"cannot fetch {what} ({reason}): download its weights elsewhere and give "
-            "base.pretrained their path (and base.model the path of the config)"
-        ) from None
+        raise UserError(f"cannot fetch {what} ({reason}): {remedy}") from None
 
 
 def _fetch_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     try:
         return open_clip.get_tokenizer(name)
-    except Exception as error:  # as in _fetch
+    except Exception as error:  # as in fetch
         raise UserError(
             f"cannot fetch the tokenizer of {name} ({type(error).__name__}): "
             "put it into the Hugging Face cache first"

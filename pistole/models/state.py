@@ -8,9 +8,9 @@ import torch
 
 from pistole.errors import UserError
 from pistole.files import is_pickle, load_tensors, sha256_tensors
+from pistole.models.layouts import State, strip_wrappers, unpack
 
-State = dict[str, torch.Tensor]
-WRAPPERS = ("module.", "model.")  # DistributedDataParallel and RobustVLM's wrapper classes
+FEW = 3  # differences that a message names
 COUNTER = "num_batches_tracked"  # BatchNorm's step counter: no output depends on it in eval mode
 
 
@@ -48,27 +48,7 @@ def _read_pickle(path: Path) -> State:
         raise UserError(
             f"{path} cannot be read as weights only ({reason}): convert it to safetensors"
         ) from None
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(torch.is_tensor(v) for v in loaded.values()):
-        raise UserError(f"{path} holds no state dict of tensors: save model.state_dict() alone")
-    return loaded
-
-
-def strip_wrappers(state: State) -> State:
-    """Remove ``module.`` and ``model.`` where every name has it.
-
-    Args:
-        state: name -> tensor.
-
-    Returns:
-        The same tensors under the names of the bare model.
-    """
-    for prefix in WRAPPERS * 2:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+    return unpack(loaded, path)
 
 
 def single_precision(state: State) -> State:
@@ -92,32 +72,33 @@ def check_state(state: State, reference: State, where: str | Path) -> None:
         where: the file, for the message.
 
     Raises:
-        UserError: a tensor is missing, extra, of another shape, or not finite; names the first.
+        UserError: a tensor is missing, extra, of another shape, or not finite; names the first
+            three with their shapes.
     """
-    remedy = "give weights of the base's architecture"
-    shapes = {n: tuple(v.shape) for n, v in reference.items()}
-    missing = sorted(reference.keys() - state.keys())
-    extra = sorted(state.keys() - reference.keys())
-    misshapen = sorted(n for n in state.keys() & shapes.keys() if state[n].shape != shapes[n])
+    different = []
+    for name in sorted(state.keys() | reference.keys()):
+        found, needed = (_shape(tensors, name) for tensors in (state, reference))
+        if found is None:
+            different.append(f"tensor {name!r} missing, {needed} expected")
+        elif needed is None:
+            different.append(f"tensor {name!r} not in the model, {found} found")
+        elif found != needed:
+            different.append(f"tensor {name!r} of another shape, {found} instead of {needed}")
     broken = sorted(n for n, v in state.items() if not torch.isfinite(v).all())
-    if missing:
-        raise UserError(f"{where}: {_first(missing)} missing: {remedy}")
-    if extra:
-        raise UserError(f"{where}: {_first(extra)} not in the model: {remedy}")
-    if misshapen:
-        name = misshapen[0]
-        raise UserError(
-            f"{where}: {_first(misshapen)} of another shape, {tuple(state[name].shape)} "
-            f"instead of {shapes[name]}: {remedy}"
-        )
+    if different:
+        raise UserError(f"{where}: {_few(different)}: give weights of the base's architecture")
     if broken:
-        raise UserError(f"{where}: {_first(broken)} not finite: train or copy the weights again")
+        names = _few([f"tensor {name!r} not finite" for name in broken])
+        raise UserError(f"{where}: {names}: train or copy the weights again")
 
 
-def _first(names: list[str]) -> str:
-    return (
-        f"tensor {names[0]!r} (and {len(names) - 1} more)" if names[1:] else f"tensor {names[0]!r}"
-    )
+def _shape(state: State, name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None
+
+
+def _few(items: list[str]) -> str:
+    rest = f" and {len(items) - FEW} more" if len(items) > FEW else ""
+    return "; ".join(items[:FEW]) + rest
 
 
 def digest(state: State) -> str:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pistole.errors import UserError
+from pistole.models.tokens import projected_tokens
 
 Params = dict[str, Tensor]
 
@@ -22,6 +23,13 @@ def _differentiable_attention() -> Generator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    # Shapes are checked on the meta device, which autocast does not know.
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 class ZeroShotClassifier(nn.Module):
@@ -90,15 +98,74 @@ class ZeroShotClassifier(nn.Module):
         Returns:
             The logits, logit_scale * cosine.
         """
+        return self.classify(self.embed(images))
+
+    def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n e"]:
+        """Return f(x), not normalised.
+
+        Args:
+            images: pixels in [0, 1] at native resolution.
+
+        Returns:
+            What the visual tower gives.
+        """
+        with _differentiable_attention():
+            return self.visual(self._prepared(images))
+
+    def tokens(
+        self, images: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n t e"]]:
+        """Return f(x) and all tokens of the last block in the space of f (ViT towers only).
+
+        Args:
+            images: pixels in [0, 1] at native resolution.
+
+        Returns:
+            f(x), and the class token followed by the patches row by row.
+        """
+        with _differentiable_attention():
+            return projected_tokens(self.visual, self._prepared(images))
+
+    def classify(self, features: Float[Tensor, "n e"]) -> Float[Tensor, "n c"]:
+        """Compare f(x) with the text features, in their precision even under autocast.
+
+        In bfloat16 a cosine has two or three digits, which logit_scale multiplies.
+
+        Args:
+            features: f(x).
+
+        Returns:
+            The logits.
+        """
+        with _no_autocast(features.device):
+            unit = nn.functional.normalize(features.to(self.text_features.dtype), dim=-1)
+            return self.logit_scale * unit @ self.text_features.T
+
+    def seen_with(
+        self, mean: Sequence[float], std: Sequence[float], logit_scale: float
+    ) -> "ZeroShotClassifier":
+        """Give the same visual tower and classes another normalisation and logit scale.
+
+        Args:
+            mean: per channel, of pixels in [0, 1].
+            std: per channel.
+            logit_scale: factor of the cosines.
+
+        Returns:
+            A classifier on the same device; its visual tower is shared, not copied.
+        """
+        other = ZeroShotClassifier(
+            self.visual, self.text_features, mean, std, self.image_size, logit_scale
+        )
+        return other.to(self.mean.device)
+
+    def _prepared(self, images: Tensor) -> Tensor:
         side = (self.image_size, self.image_size)
         if tuple(images.shape[-2:]) != side:
             images = nn.functional.interpolate(
                 images, side, mode="bicubic", align_corners=False, antialias=False
             )
-        images = (images - self.mean[:, None, None]) / self.std[:, None, None]
-        with _differentiable_attention():
-            features = self.visual(images)
-        return self.logit_scale * nn.functional.normalize(features, dim=-1) @ self.text_features.T
+        return (images - self.mean[:, None, None]) / self.std[:, None, None]
 
 
 def parameters_of(clf: ZeroShotClassifier) -> Params:

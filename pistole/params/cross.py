@@ -6,6 +6,12 @@ from typing import Any
 from pistole.params.fields import METHODS
 
 WORLD = "pistole/data/world"
+OPTIONS = {  # keys of finetune.SOURCE that one objective has and another has not
+    "alpha": ("pmg", "tga"),
+    "beta": ("pmg", "tga"),
+    "detach_clean": ("pmg",),
+    "official": ("pmg", "tga"),
+}
 
 
 def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -22,7 +28,7 @@ def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
     base, data, models = (_mapping(raw.get(name)) for name in ("base", "data", "models"))
     found = _base_problems(base) + _data_problems(data, raw.get("datasets"))
-    found += _slice_problems(raw)
+    found += _slice_problems(raw) + _finetune_problems(raw)
     names, chosen = raw.get("datasets"), data.get("finetune")
     if isinstance(names, list | tuple) and isinstance(chosen, str) and chosen not in names:
         listed = ", ".join(map(str, names))
@@ -105,6 +111,40 @@ def _slice_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
             found.append(
                 (f"finetune.{name}.batch_size", f"{size} is above slices.finetune {images}")
             )
+    return found
+
+
+def _finetune_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    attack, found = _mapping(_mapping(raw.get("attack")).get("train")), []
+    for name, source in _mapping(raw.get("finetune")).items():
+        knobs, place = _mapping(source), f"finetune.{name}"
+        if knobs.get("checkpoint") is not None:
+            continue
+        objective, steps, warmup = (knobs.get(n) for n in ("objective", "steps", "warmup"))
+        if isinstance(objective, str):
+            found += _foreign_options(place, objective, knobs)
+        if isinstance(warmup, int) and isinstance(steps, int) and warmup >= steps:
+            found.append((f"{place}.warmup", f"{warmup} is not below {place}.steps {steps}"))
+        batch, parts = knobs.get("batch_size"), knobs.get("accumulate")
+        if isinstance(batch, int) and isinstance(parts, int) and parts > batch:
+            found.append((f"{place}.accumulate", f"{parts} is above {place}.batch_size {batch}"))
+        if objective == "fare" and attack.get("loss") == "ce":
+            problem = f"'ce', but {place}.objective fare uses no labels: write l2"
+            found.append(("attack.train.loss", problem))
+    if attack.get("loss") == "l2" and attack.get("init") == "zero":
+        problem = "'zero' with loss l2, which has no gradient there: write uniform_eps"
+        found.append(("attack.train.init", problem))
+    return found
+
+
+def _foreign_options(place: str, objective: str, knobs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    for option in (name for name, owners in OPTIONS.items() if objective not in owners):
+        value = knobs.get(option)
+        if value is not None and value is not False:
+            nothing = "null" if option in ("alpha", "beta") else "false"
+            problem = f"{value!r}, but objective {objective} has none: write {nothing}"
+            found.append((f"{place}.{option}", problem))
     return found
 
 

@@ -113,7 +113,8 @@ Deviation = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
 Layout = Literal["embedded", "wds", "folder", "torchvision", "huggingface"]
 Resolution = Annotated[int, Field(ge=8, le=4096)] | Literal["protocol"] | None
 Lambda = Literal["selected"] | Unit
-Objective = Literal["erm", "tecoa"]
+Warmup = Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(strict=True, ge=1, le=MANY)]
+Objective = Literal["erm", "tecoa", "fare", "pmg", "tga"]
 Start = Literal["gaussian_0.001", "uniform_eps", "zero"]
 CapMode = Literal["none", "score_clip", "renorm", "mask_cap", "zero_top"]
 CapModes = Annotated[tuple[CapMode, ...], Sequence, AfterValidator(_unique)]

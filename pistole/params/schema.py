@@ -26,6 +26,7 @@ from pistole.params.fields import (
     Section,
     Start,
     Variant,
+    Warmup,
     key,
 )
 from pistole.params.theory import Theory
@@ -78,13 +79,38 @@ class Slices(Section):
 class Source(Section):
     """How one fine-tuned model is made."""
 
-    objective: Objective = key("erm: clean images; tecoa: adversarial images")
-    checkpoint: str | None = key("your own checkpoint instead of training; null = train")
+    objective: Objective = key(
+        "erm: clean images; tecoa, fare, pmg, tga: adversarial images (docs/method.md B.0)"
+    )
+    checkpoint: str | None = key(
+        "your own checkpoint instead of training, a path or hf-hub:ORG/NAME; null = train"
+    )
+    optimizer: Literal["adamw", "sgd"] = key("adamw, or sgd with momentum 0.9")
     steps: int = key("optimiser steps", "steps", ge=1, le=MANY)
     batch_size: int = key("images per step", "images", ge=1, le=100_000)
-    lr: float = key("peak learning rate of AdamW", "1", gt=0, le=1)
-    weight_decay: float = key("decoupled weight decay of AdamW", "1", ge=0, le=1)
-    warmup: float = key("part of the steps with a rising learning rate", "fraction", ge=0, lt=1)
+    accumulate: int = key(
+        "parts that a step's images are computed in, to save memory", "parts", ge=1, le=10_000
+    )
+    precision: Literal["fp32", "bf16"] = key(
+        "bf16: the update, not the attack, under autocast where the device is cuda"
+    )
+    lr: float = key("peak learning rate", "1", gt=0, le=1)
+    weight_decay: float = key("weight decay, decoupled for adamw", "1", ge=0, le=1)
+    warmup: Warmup = key(
+        "steps with a rising learning rate: a part of all below 1, or their number",
+        "fraction or steps",
+    )
+    alpha: float | None = key(
+        "weight of pmg's frozen-model term or tga's adversarial maps; null = the method's own",
+        "1",
+        ge=0,
+        le=1000,
+    )
+    beta: float | None = key(
+        "weight of pmg's or tga's clean term; null = the method's own", "1", ge=0, le=1000
+    )
+    detach_clean: bool = key("pmg: no gradient through the clean prediction")
+    official: bool = key("pmg, tga: the released code's formula with its slips, not the corrected")
 
 
 class Finetune(Section):
@@ -100,6 +126,14 @@ class Pgd(Section):
     steps: int = key("gradient steps", "steps", ge=1, le=10_000)
     alpha: Fraction = key("size of one step, in l-infinity", "pixel range")
     init: Start = key("starting point inside the eps ball")
+
+
+class TrainPgd(Pgd):
+    """The attack inside fine-tuning."""
+
+    loss: Literal["ce", "l2"] = key(
+        "ce: cross-entropy; l2: distance of the embedding from the base's clean one (fare)"
+    )
 
 
 class ApgdCe(Section):
@@ -129,7 +163,7 @@ class Attack(Section):
     """The threat model and every attack of the pipeline."""
 
     eps: Fraction = key("radius of the l-infinity ball around an image", "pixel range")
-    train: Pgd = key("attack inside robust fine-tuning")
+    train: TrainPgd = key("attack inside robust fine-tuning")
     calibration: Pgd = key("attack under the robust stability scores")
     select: Pgd = key("attack for the choice of lambda")
     evaluate: Evaluate = key("ensemble behind every reported robust accuracy")

@@ -12,6 +12,7 @@ from pistole.errors import UserError, require_choice
 from pistole.seeds import generator as seeded
 
 INITS = ("gaussian_0.001", "uniform_eps", "zero")
+LOSSES = ("ce", "l2")
 GAUSSIAN_SCALE = 0.001  # pixel range
 
 
@@ -24,12 +25,15 @@ class Budget:
         alpha: size of a step, pixel range.
         steps: gradient steps.
         init: start: ``gaussian_0.001`` (PISTOLE), ``uniform_eps`` (RobustVLM) or ``zero``.
+        loss: what is maximised: ``ce``, or inside training ``l2``, the squared distance of the
+            embedding from the frozen base's of the clean image (FARE).
     """
 
     eps: float
     alpha: float
     steps: int
     init: str
+    loss: str = "ce"
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -45,6 +49,12 @@ class Budget:
         if self.steps < 1:
             raise UserError(f"attack steps is {self.steps}: give at least 1")
         require_choice("attack init", self.init, INITS)
+        require_choice("attack loss", self.loss, LOSSES)
+        if self.loss == "l2" and self.init == "zero":
+            raise UserError(
+                "attack init is 'zero' with loss 'l2', which has no gradient at the clean image: "
+                "use uniform_eps"
+            )
 
 
 def draw_noise(
@@ -85,6 +95,51 @@ def start_noise(
     return torch.stack([draw_noise(shape, budget, seeded(seed, "start", name)) for name in ids])
 
 
+def maximise(
+    loss: Callable[[Float[Tensor, "n c h w"]], Float[Tensor, ""]],
+    x: Float[Tensor, "n c h w"],
+    budget: Budget,
+    *,
+    noise: Float[Tensor, "n c h w"],
+) -> Float[Tensor, "n c h w"]:
+    """Projected sign ascent on a loss of images; the last iterate, one start, fp32 throughout.
+
+    Gradients are taken of the images only: no parameter's ``grad`` is touched.
+
+    Args:
+        loss: a sum over the images, not a mean, so that a sample's path does not depend on the
+            size of its batch.
+        x: clean images.
+        budget: ball and steps.
+        noise: the start's displacement, from :func:`start_noise` or :func:`draw_noise`.
+
+    Returns:
+        Images inside the ball and [0, 1]; a copy of ``x`` if eps is 0.
+
+    Raises:
+        UserError: ``x`` is not fp32, or a gradient is not finite.
+    """
+    if x.dtype != torch.float32:
+        raise UserError(f"images are {x.dtype}: PGD runs in fp32, give float32 pixels in [0, 1]")
+    clean = x.detach()
+    if budget.eps == 0:
+        return clean.clone()
+    lowest, highest = (clean - budget.eps).clamp(min=0), (clean + budget.eps).clamp(max=1)
+    attacked = (clean + noise).clamp(lowest, highest)
+    with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
+        for _ in range(budget.steps):
+            attacked.requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(attacked), attacked)
+            if not torch.isfinite(gradient).all():  # its sign is 0, and the image would look robust
+                raise UserError(
+                    "the gradient of the loss on the images is not finite: the model has diverged, "
+                    "or its logits overflow; check its weights and logit_scale"
+                )
+            step = budget.alpha * gradient.sign()
+            attacked = (attacked.detach() + step).clamp(lowest, highest)
+    return attacked
+
+
 def pgd(
     logits: Callable[[Tensor], Tensor],
     x: Float[Tensor, "n c h w"],
@@ -94,16 +149,13 @@ def pgd(
     noise: Float[Tensor, "n c h w"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "n c h w"]:
-    """Maximise the cross-entropy; the last iterate, one start, fp32 even under autocast.
-
-    Gradients are taken of the images only: no parameter's ``grad`` is touched. Losses are summed,
-    not averaged, so that a sample's path does not depend on the size of its batch.
+    """Maximise the cross-entropy as :func:`maximise` does.
 
     Args:
         logits: from images in [0, 1] to logits [n, C].
         x: clean images.
         y: labels.
-        budget: ball, steps and start.
+        budget: ball, steps and start; its loss is not used.
         noise: the start's displacement, from :func:`start_noise`; or give a generator.
         generator: draws one displacement for the whole batch.
 
@@ -111,33 +163,17 @@ def pgd(
         Images inside the ball and [0, 1]; a copy of ``x`` if eps is 0.
 
     Raises:
-        UserError: ``x`` is not fp32, or a gradient is not finite.
         ValueError: both or neither of ``noise`` and ``generator`` are given.
     """
-    if x.dtype != torch.float32:
-        raise UserError(f"images are {x.dtype}: PGD runs in fp32, give float32 pixels in [0, 1]")
-    if (noise is None) == (generator is None):
-        raise ValueError("give either noise or a generator")
-    clean = x.detach()
-    if budget.eps == 0:
-        return clean.clone()
-    if generator is not None:
+    if generator is not None and noise is None:
         noise = draw_noise(x.shape, budget, generator).to(x.device)
-    lowest, highest = (clean - budget.eps).clamp(min=0), (clean + budget.eps).clamp(max=1)
-    attacked = (clean + noise).clamp(lowest, highest)
-    with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
-        for _ in range(budget.steps):
-            attacked.requires_grad_()
-            loss = cross_entropy(logits(attacked), y, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, attacked)
-            if not torch.isfinite(gradient).all():  # its sign is 0, and the image would look robust
-                raise UserError(
-                    "the gradient of the loss on the images is not finite: the model has diverged, "
-                    "or its logits overflow; check its weights and logit_scale"
-                )
-            step = budget.alpha * gradient.sign()
-            attacked = (attacked.detach() + step).clamp(lowest, highest)
-    return attacked
+    elif noise is None or generator is not None:
+        raise ValueError("give either noise or a generator")
+
+    def loss(images: Tensor) -> Tensor:
+        return cross_entropy(logits(images), y, reduction="sum")
+
+    return maximise(loss, x, budget, noise=noise)
 
 
 def pgd_by_id(

@@ -59,7 +59,8 @@ def attack_budget(params: Params, use: str) -> Budget:
         The attack.
     """
     knobs = getattr(params.attack, use)
-    return Budget(eps=params.attack.eps, alpha=knobs.alpha, steps=knobs.steps, init=knobs.init)
+    options = {"loss": knobs.loss} if use == "train" else {}
+    return Budget(params.attack.eps, knobs.alpha, knobs.steps, knobs.init, **options)
 
 
 def text_head(base: Path, dataset: str) -> torch.Tensor:

@@ -207,8 +207,14 @@ def narrower(state: dict[str, torch.Tensor]) -> None:
 
 CHECKPOINTS = {
     "architecture": (narrower, r"'proj' of another shape, \(\d+, \d+\) instead of \(\d+, \d+\): "),
-    "missing": (lambda s: s.pop("proj"), "'proj' missing: give weights of the base's architecture"),
-    "extra": (lambda s: s.update(head=torch.ones(1)), "'head' not in the model: give weights of "),
+    "missing": (
+        lambda s: s.pop("proj"),
+        r"'proj' missing, \(\d+, \d+\) expected: give weights of the base's ",
+    ),
+    "extra": (
+        lambda s: s.update(head=torch.ones(1)),
+        r"'head' not in the model, \(1,\) found: give weights of ",
+    ),
     "nan": (lambda s: s["proj"][:1, :1].fill_(torch.nan), "'proj' not finite: train or copy the "),
 }
 

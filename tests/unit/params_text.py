@@ -1,7 +1,11 @@
 """A whole params.yaml for tests of the reader; no profile of the project."""
 
 PGD = "{steps: 3, alpha: 1/255, init: uniform_eps}"
-SOURCE = "checkpoint: null, steps: 5, batch_size: 8, lr: 1.0e-4, weight_decay: 0, warmup: 0.1"
+SOURCE = (
+    "checkpoint: null, optimizer: adamw, steps: 5, batch_size: 8, accumulate: 1, precision: fp32, "
+    "lr: 1.0e-4, weight_decay: 0, warmup: 0.1, alpha: null, beta: null, detach_clean: false, "
+    "official: false"
+)
 TEXT = f"""# A small world.
 profile: small
 seed: 0
@@ -27,7 +31,7 @@ datasets: [clutter, shape]
 slices: {{finetune: 8, score: 8, measure: 8, select: 8, test: 8}}
 attack:
   eps: 2/255
-  train: {PGD}
+  train: {PGD[:-1]}, loss: ce}}
   calibration: {PGD}
   select: {PGD}
   evaluate:

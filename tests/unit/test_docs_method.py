@@ -45,8 +45,8 @@ def test_functions_and_tests_of_the_table_exist(row: list[str]):
 def test_every_public_function_is_named(room: str):
     """A module that the table names without functions is named as a whole."""
     whole = set(re.findall(r"`([\w/]+\.py)`", TABLE))
-    for path in sorted((ROOT / "pistole" / room).glob("*.py")):
-        place = f"{room}/{path.name}"
+    for path in sorted((ROOT / "pistole" / room).rglob("*.py")):
+        place = path.relative_to(ROOT / "pistole").as_posix()
         if place in whole:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))

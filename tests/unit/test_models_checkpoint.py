@@ -75,10 +75,16 @@ def test_pickles_run_no_code_and_must_hold_tensors(tmp_path, theta, capsys):
 BROKEN = {
     "missing": (
         lambda s: (s.pop("proj"), s.pop("ln_pre.bias")),
-        r"'ln_pre.bias' \(and 1 more\) mis",
+        r"'ln_pre.bias' missing, \(16,\) expected; tensor 'proj' missing, \(16, 16\) expected: ",
     ),
-    "extra": (lambda s: s.update(zzz=torch.ones(1)), "tensor 'zzz' not in the model"),
-    "shape": (lambda s: s.update(proj=torch.ones(4, 2)), r"'proj' of another shape, \(4, 2\)"),
+    "extra": (
+        lambda s: s.update(zzz=torch.ones(1)),
+        r"tensor 'zzz' not in the model, \(1,\) found: give",
+    ),
+    "shape": (
+        lambda s: s.update(proj=torch.ones(4, 2)),
+        r"'proj' of another shape, \(4, 2\) instead of \(16, 16\)",
+    ),
     "nan": (lambda s: s.update(proj=s["proj"] * torch.nan), "tensor 'proj' not finite"),
     "inf": (lambda s: s.update(proj=s["proj"] / 0), "tensor 'proj' not finite"),
 }

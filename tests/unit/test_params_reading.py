@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from pistole.errors import UserError
 from pistole.params import Params, explain_all, json_schema, load_params
-from tests.unit.params_text import TEXT
+from tests.unit.params_text import SOURCE, TEXT
 
 
 def problems(tmp_path, *changes, text=TEXT):
@@ -55,6 +55,77 @@ def test_fractions(tmp_path, written, value):
 def test_bad_fractions(tmp_path, written):
     (line,) = problems(tmp_path, ("eps: 2/255", f"eps: {written}"))
     assert line.startswith("attack.eps: ")
+
+
+# Objective, change of its keys, and what the line says.
+MISFITS = [
+    ("trades", "", "", "finetune.robust.objective: 'trades' is not valid (one of erm, tecoa, fare"),
+    (
+        "tecoa",
+        "alpha: null",
+        "alpha: 0.5",
+        "finetune.robust.alpha: 0.5, but objective tecoa has none: write null",
+    ),
+    (
+        "tecoa",
+        "beta: null",
+        "beta: 0",
+        "finetune.robust.beta: 0, but objective tecoa has none: write null",
+    ),
+    (
+        "tga",
+        "detach_clean: false",
+        "detach_clean: true",
+        "finetune.robust.detach_clean: True, but objective tga has none: write false",
+    ),
+    (
+        "erm",
+        "official: false",
+        "official: true",
+        "finetune.robust.official: True, but objective erm has none: write false",
+    ),
+    (
+        "pmg",
+        "warmup: 0.1",
+        "warmup: 5",
+        "finetune.robust.warmup: 5 is not below finetune.robust.steps 5",
+    ),
+    ("pmg", "warmup: 0.1", "warmup: 1.5", "finetune.robust.warmup: 1.5 is not valid ("),
+    (
+        "pmg",
+        "accumulate: 1",
+        "accumulate: 9",
+        "finetune.robust.accumulate: 9 is above finetune.robust.batch_size 8",
+    ),
+    (
+        "pmg",
+        "optimizer: adamw",
+        "optimizer: adam",
+        "finetune.robust.optimizer: 'adam' is not valid (one of adamw, sgd)",
+    ),
+    (
+        "fare",
+        "",
+        "",
+        "attack.train.loss: 'ce', but finetune.robust.objective fare uses no labels: write l2",
+    ),
+]
+
+
+def test_warm_up_may_be_a_number_of_steps(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(TEXT.replace("warmup: 0.1", "warmup: 3"))
+    assert load_params(file).finetune.robust.warmup == 3
+    file.write_text(TEXT.replace("warmup: 0.1", "warmup: 0"))
+    assert load_params(file).finetune.robust.warmup == 0
+
+
+def test_another_sources_checkpoint_needs_no_fitting_recipe(tmp_path):
+    file = tmp_path / "params.yaml"
+    own = SOURCE.replace("checkpoint: null", "checkpoint: hf-hub:someone/fare")
+    changed = f"robust: {{objective: fare, {own.replace('alpha: null', 'alpha: 2')}"
+    file.write_text(TEXT.replace(f"robust: {{objective: tecoa, {SOURCE}", changed))
+    assert load_params(file).finetune.robust.checkpoint == "hf-hub:someone/fare"
 
 
 def test_lambda_may_be_a_number(tmp_path):
@@ -107,7 +178,11 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
         ("std: [0.5, 0.5, 0.5]", "std: [0.5, 0.5]", "base.std[2]: missing, add it (number > 0"),
         ("std: [0.5,", "std: [0,", "base.std[0]: 0 is not valid (number > 0 and <= 1)"),
         ("eta: 0.005", "eta: .inf", "stability.eta: inf is not valid (number > 0 and <= 1)"),
-        ("beta: null", "beta: 0", "stability.beta: 0 is not valid (number > 0 and <= 1 or null)"),
+        (
+            "05\n  beta: null",
+            "05\n  beta: 0",
+            "stability.beta: 0 is not valid (number > 0 and <= 1 or null)",
+        ),
         ("threads: 2", "threads: true", "threads: True is not valid (integer >= 1 and <= 1024)"),
         (
             "grid: [0, 0.5, 1]",
@@ -161,9 +236,22 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
             "slices.score: 7 has no two halves to compare: give an even number",
         ),
         (
-            "batch_size: 8, lr: 1.0e-4, weight_decay: 0, warmup: 0.1}\n  robust",
-            "batch_size: 9, lr: 1.0e-4, weight_decay: 0, warmup: 0.1}\n  robust",
+            f"natural: {{objective: erm, {SOURCE}",
+            f"natural: {{objective: erm, {SOURCE.replace('batch_size: 8', 'batch_size: 9')}",
             "finetune.natural.batch_size: 9 is above slices.finetune 8",
+        ),
+        *(
+            (
+                f"robust: {{objective: tecoa, {SOURCE}",
+                f"robust: {{objective: {objective}, {SOURCE.replace(old, new)}",
+                line,
+            )
+            for objective, old, new, line in MISFITS
+        ),
+        (
+            "init: uniform_eps, loss: ce",
+            "init: zero, loss: l2",
+            "attack.train.init: 'zero' with loss l2, which has no gradient there: write ",
         ),
         (
             "layout: embedded",

@@ -142,3 +142,19 @@ def test_refuses_other_precisions_and_unclear_starts():
 def test_budget_is_checked(changed, message):
     with pytest.raises(UserError, match=message):
         Budget(**{"eps": 0.1, "alpha": 0.1, "steps": 1, "init": "zero"} | changed)
+
+
+def test_the_l2_loss_needs_a_start_away_from_the_clean_image():
+    with pytest.raises(UserError, match="init is 'zero' with loss 'l2', which has no gradient"):
+        Budget(eps=0.1, alpha=0.1, steps=1, init="zero", loss="l2")
+    with pytest.raises(UserError, match="attack loss is 'dlr': choose one of ce, l2"):
+        Budget(eps=0.1, alpha=0.1, steps=1, init="zero", loss="dlr")
+
+
+def test_momentum_changes_nothing_in_l_infinity():
+    # RobustVLM's PGD has momentum 0.9; with steps of signs in [-1, 1] the newest sign decides.
+    source = generator(0)
+    for _ in range(50):
+        velocity = 2 * torch.rand(99, generator=source) - 1
+        sign = torch.randn(99, generator=source).sign()
+        assert torch.equal((0.9 * velocity + sign).sign(), sign)

@@ -1,6 +1,6 @@
 """Fine-tuning: what is trained, how, and that a kill changes nothing."""
 
-import math
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,9 +9,13 @@ from torch import Tensor, nn
 
 from pistole.errors import UserError
 from pistole.files import load_tensors
-from pistole.robust import objectives
+from pistole.robust import training
+from pistole.robust.objectives import Objective, objective_named
+from pistole.robust.optimisers import Settings, learning_rate
 from pistole.robust.pgd import Budget
-from pistole.robust.training import Batches, Settings, fit, forget_state, learning_rate
+from pistole.robust.resume import forget_state
+from pistole.robust.training import Batches, fit
+from tests.unit import zeroshot_models
 from tests.unit.robust_models import fresh_net, names, pictures
 
 BUDGET = Budget(eps=0.05, alpha=0.03, steps=2, init="uniform_eps")
@@ -22,18 +26,21 @@ class KilledError(Exception):
     pass
 
 
-def batches(step: int) -> tuple[list[str], Tensor, Tensor]:
-    return names(8), *pictures(8, seed=step)
+def batches(step: int, rows: slice) -> tuple[list[str], Tensor, Tensor]:
+    x, y = pictures(8, seed=step)
+    return names(8)[rows], x[rows], y[rows]
 
 
 def train(
     net: nn.Module,
-    objective: str = "tecoa",
+    objective: str | Objective = "tecoa",
     settings: Settings = SETTINGS,
     batches: Batches = batches,
     **options,
 ) -> list[dict[str, float]]:
     options = {"budget": BUDGET, "seed": 4, "run_key": "k"} | options
+    if isinstance(objective, str):
+        objective = objective_named(objective)
     return fit(net, dict(net.named_parameters()), batches, objective, settings, **options)
 
 
@@ -46,18 +53,6 @@ def killed_at(step: int, path: Path, **options) -> None:
         train(fresh_net(), state_path=path, on_step=kill, **options)
 
 
-def test_learning_rate_rises_linearly_then_falls_to_zero_as_a_cosine():
-    settings = Settings(steps=100, batch_size=1, lr=2.0, weight_decay=0, warmup=0.1)
-    rates = [learning_rate(step, settings) for step in range(100)]
-    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
-    assert rates[10] == 2.0
-    assert rates[55] == pytest.approx(1.0)
-    assert rates[99] == pytest.approx(1 + math.cos(math.pi * 89 / 90))
-    assert learning_rate(100, settings) == 0
-    flat = Settings(steps=3, batch_size=1, lr=2.0, weight_decay=0, warmup=0)
-    assert learning_rate(0, flat) == 2.0
-
-
 def test_is_adamw_on_the_cross_entropy():
     net, reference = fresh_net(), fresh_net()
     curve = train(net, "erm")
@@ -65,7 +60,7 @@ def test_is_adamw_on_the_cross_entropy():
         reference.parameters(), lr=1.0, betas=(0.9, 0.999), weight_decay=1e-2
     )
     for step in range(SETTINGS.steps):
-        _, x, y = batches(step)
+        _, x, y = batches(step, slice(None))
         optimiser.param_groups[0]["lr"] = learning_rate(step, SETTINGS)
         optimiser.zero_grad()
         loss = nn.functional.cross_entropy(reference(x), y)
@@ -85,7 +80,7 @@ def test_only_the_named_parameters_move_and_all_flags_come_back():
     net.norm.eval()
     net.conv.bias.requires_grad_(False)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    fit(net, {"head.weight": net.head.weight}, batches, "tecoa", SETTINGS,
+    fit(net, {"head.weight": net.head.weight}, batches, objective_named("tecoa"), SETTINGS,
         budget=BUDGET, seed=0, run_key="k")  # fmt: skip
     moved = [n for n, value in net.state_dict().items() if not torch.equal(value, before[n])]
     assert moved == ["head.weight"]
@@ -119,9 +114,9 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path, killed):
     saved = killed + 1 if killed == 8 else (killed + 1) // 2 * 2
     asked = []
 
-    def spied(step: int):
+    def spied(step: int, rows: slice):
         asked.append(step)
-        return batches(step)
+        return batches(step, rows)
 
     if saved == 0:
         assert not path.exists()
@@ -138,7 +133,7 @@ def test_a_finished_run_is_not_trained_again_until_its_state_is_forgotten(tmp_pa
     expected = train(fresh_net(), state_path=path)
     assert load_tensors(path)[1]["run_key"] == "k"
 
-    def refuse(step: int):
+    def refuse(step: int, rows: slice):
         raise AssertionError
 
     assert train(fresh_net(1), state_path=path, batches=refuse) == expected
@@ -196,34 +191,176 @@ def test_a_parameter_that_the_loss_does_not_reach_stays_and_resumes(tmp_path):
         ),
     ],
 )
-def test_divergence_names_the_step_and_the_remedy(monkeypatch, loss, message):
-    monkeypatch.setitem(objectives.OBJECTIVES, "odd", lambda net, *_: (loss(net), {}))
+def test_divergence_names_the_step_and_the_remedy(loss, message):
+    @dataclasses.dataclass(frozen=True)
+    class Odd(Objective):
+        def loss(self, model, original, batch, adversarial):
+            return loss(model), {}
+
     net = fresh_net()
     before = net.head.bias.detach().clone()
     with pytest.raises(UserError, match=message):
-        train(net, "odd")
+        train(net, Odd())
     assert torch.equal(net.head.bias, before)
 
 
 def test_unfit_batches_are_refused():
-    with pytest.raises(UserError, match="step 0 has 8 images and 8 labels: give 4 each"):
-        train(fresh_net(), settings=Settings(2, 4, 0.1, 0, 0))
+    with pytest.raises(UserError, match="step 0 has 8 images and 8 labels: give 16 each"):
+        train(fresh_net(), settings=Settings(2, 16, 0.1, 0, 0))
     with pytest.raises(UserError, match="pixels span"):
-        train(fresh_net(), batches=lambda step: (names(8), pictures(8)[0] * 2, pictures(8)[1]))
+        train(fresh_net(), batches=lambda *_: (names(8), pictures(8)[0] * 2, pictures(8)[1]))
+    small = dataclasses.replace(SETTINGS, accumulate=9)
+    with pytest.raises(UserError, match=r"batch_size is 8, .* make 9 parts of it: lower them"):
+        train(fresh_net(), settings=small)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ((0, 1, 0.1, 0, 0), "steps is 0"),
-        ((1, 0, 0.1, 0, 0), "batch_size is 0"),
-        ((1, 1, 0.0, 0, 0), "lr is 0.0"),
-        ((1, 1, float("nan"), 0, 0), "lr is nan"),
-        ((1, 1, 0.1, -1, 0), "weight_decay is -1"),
-        ((1, 1, 0.1, 0, 1.0), "warmup is 1.0"),
-        ((1, 1, 0.1, 0, 0, 0), "save_every is 0"),
-    ],
-)
-def test_settings_are_checked(values, message):
-    with pytest.raises(UserError, match=message):
-        Settings(*values)
+# Made with the code before objectives were objects and batches had parts, on this recipe.
+GOLDEN = {
+    "erm": (1.6222870349884033, 1.4634026288986206, 1.4142013788223267, 44.25977198878536),
+    "tecoa": (1.713869571685791, 1.553758144378662, 1.5191051959991455, 39.623529740201775),
+}
+
+
+@pytest.mark.parametrize("objective", GOLDEN)
+def test_curve_and_weights_are_those_of_the_first_release(objective):
+    net = fresh_net()
+    curve = train(net, objective)
+    total = sum(parameter.double().abs().sum().item() for parameter in net.parameters())
+    found = (*(curve[step]["loss"] for step in (0, 4, 8)), total)
+    assert found == pytest.approx(GOLDEN[objective], rel=1e-5)
+
+
+def test_sgd_is_momentum_on_the_cross_entropy():
+    net, reference = fresh_net(), fresh_net()
+    settings = dataclasses.replace(SETTINGS, optimiser="sgd", lr=0.1)
+    train(net, "erm", settings)
+    velocity = [torch.zeros_like(parameter) for parameter in reference.parameters()]
+    for step in range(SETTINGS.steps):
+        _, x, y = batches(step, slice(None))
+        loss = nn.functional.cross_entropy(reference(x), y)
+        gradients = torch.autograd.grad(loss, list(reference.parameters()))
+        with torch.no_grad():
+            triples = zip(reference.parameters(), velocity, gradients, strict=True)
+            for parameter, speed, gradient in triples:
+                speed.mul_(0.9).add_(gradient + 1e-2 * parameter)
+                parameter.sub_(learning_rate(step, settings) * speed)
+    for mine, theirs in zip(net.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+def zero_shot_batches(step: int, rows: slice) -> tuple[list[str], Tensor, Tensor]:
+    x, y = zeroshot_models.pictures(8, seed=step)
+    return names(8)[rows], x[rows], y[rows]
+
+
+def zero_shot_budget(name: str) -> Budget:
+    return dataclasses.replace(BUDGET, loss="l2" if name == "fare" else "ce")
+
+
+def train_zero_shot(model, name: str = "pmg", optimiser: str = "sgd", **options):
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    changed = {key: options.pop(key) for key in list(options) if key in fields}
+    settings = dataclasses.replace(SETTINGS, **({"optimiser": optimiser, "lr": 0.02} | changed))
+    given = {"budget": zero_shot_budget(name), "batches": zero_shot_batches} | options
+    return train(model, name, settings, **given)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["fare", "pmg", "tga"])
+def test_a_killed_run_of_every_objective_and_optimiser_ends_with_the_same_bytes(
+    tmp_path, name, optimiser
+):
+    def kill(number: int, metrics: dict) -> None:
+        if number == 4:
+            raise KilledError
+
+    path, whole, resumed = tmp_path / "state.safetensors", *map(zero_shot, (0, 0))
+    options = {"name": name, "optimiser": optimiser, "accumulate": 2}
+    expected = train_zero_shot(whole, **options)
+    with pytest.raises(KilledError):
+        train_zero_shot(zero_shot(), state_path=path, on_step=kill, **options)
+    assert len(load_tensors(path)[1]["curve"]) == 4
+    assert train_zero_shot(resumed, state_path=path, **options) == expected
+    for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert expected[-1]["loss"] < expected[0]["loss"]
+
+
+def zero_shot(seed: int = 0):
+    return zeroshot_models.zero_shot(seed)
+
+
+@pytest.mark.parametrize("name", ["erm", "tecoa", "fare", "pmg", "tga"])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_accumulation_gives_the_large_batch(name, parts):
+    # 3 does not divide 8: parts of 2, 3 and 3 images are weighted by their rows.
+    whole, split = zero_shot(), zero_shot()
+    # An attention map is steep in the weights, and starts where it differs by round-off alone.
+    lr, close, loss = (1e-4, 1e-3, 1e-4) if name == "tga" else (0.02, 1e-5, 1e-5)
+    expected = train_zero_shot(whole, name, lr=lr)
+    sizes = []
+
+    def spied(step: int, rows: slice):
+        sizes.append(rows.stop - rows.start)
+        return zero_shot_batches(step, rows)
+
+    curve = train_zero_shot(split, name, lr=lr, accumulate=parts, batches=spied)
+    assert sizes[:parts] == ([4, 4] if parts == 2 else [2, 3, 3])
+    for mine, theirs in zip(curve, expected, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=loss)
+        assert mine == pytest.approx(theirs, rel=close, abs=1e-5)
+    for mine, theirs in zip(split.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_pmg_official_is_accumulated_as_the_sum_over_the_large_batch():
+    released = objective_named("pmg", official=True)
+    runs = []
+    for parts in (1, 4):
+        settings = dataclasses.replace(SETTINGS, lr=1e-4, accumulate=parts)
+        runs.append(train(zero_shot(), released, settings, zero_shot_batches))
+    assert runs[1][-1] == pytest.approx(runs[0][-1], rel=1e-4, abs=1e-6)
+
+
+def test_objectives_compare_with_the_model_before_the_first_step():
+    model = zero_shot()
+    curve = train_zero_shot(model, "pmg", lr=0.5, steps=3)
+    assert curve[0]["kl_frozen"] == pytest.approx(0, abs=1e-6)
+    assert curve[2]["kl_frozen"] > 1e-3
+
+
+class Spy(nn.Module):
+    """A linear layer in another's place that notes the precision it computes in."""
+
+    def __init__(self, layer: nn.Module, seen: list) -> None:
+        super().__init__()
+        self.layer, self.seen = layer, seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.layer(x)
+        self.seen.append((found.dtype, torch.is_autocast_enabled("cpu")))
+        return found
+
+
+def test_bf16_is_for_the_update_alone_and_never_on_the_cpu(monkeypatch):
+    def run(precision: str):
+        model, seen = zero_shot(), []
+        mlp = model.visual.transformer.resblocks[0].mlp
+        mlp.c_fc = Spy(mlp.c_fc, seen)
+        curve = train_zero_shot(model, "pmg", precision=precision, steps=2)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        return curve, seen
+
+    full, seen = run("fp32")
+    assert run("bf16") == (full, seen)  # on the CPU nothing changes
+    assert set(seen) == {(torch.float32, False)}
+    monkeypatch.setattr(training, "AUTOCAST", ("cpu",))  # as if it were a CUDA device
+    half, seen = run("bf16")
+    attack = [(torch.float32, False)] * BUDGET.steps
+    # The update: adversarial images, the frozen model (not spied on: a copy), clean images.
+    copied = [(torch.bfloat16, True)] * (len(seen) // 2 - BUDGET.steps)
+    assert seen == (attack + copied) * 2
+    assert len(copied) >= 2
+    assert half[0]["loss"] != full[0]["loss"]
+    assert half[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.02)
+    assert half[0]["grad_norm"] == pytest.approx(full[0]["grad_norm"], rel=0.05)
