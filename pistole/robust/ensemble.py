@@ -10,6 +10,7 @@ image, not what the attack reports.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -175,8 +176,12 @@ def _t_attempts(spec: EnsembleSpec, eps: float, targets: int) -> Iterator[tuple[
 
 def _fab_attempts(spec: EnsembleSpec, eps: float, targets: int) -> Iterator[tuple[str, Attempt]]:
     for target in range(1, targets + 1) if spec.fab_t_steps else ():
-        attack = partial(fab_t, eps=eps, steps=spec.fab_t_steps, target=target, targets=targets)
-        yield f"fab_t/{target}", attack
+        effort = {"steps": spec.fab_t_steps, "target": target, "targets": targets}
+        yield f"fab_t/{target}", partial(_fab_t, eps=eps, **effort)
+
+
+def _fab_t(model: nn.Module, x: Tensor, y: Tensor, draws: Tensor, **effort: Any) -> Tensor:
+    return fab_t(model, x, y, **effort)  # it starts at the clean image
 
 
 def _square_attempts(spec: EnsembleSpec, eps: float, seed: int) -> Iterator[tuple[str, Attempt]]:

@@ -124,8 +124,10 @@ class Seen:
             self.images[attempt, position] = image.clone()
 
     def attempts(self) -> list[str]:
-        """Names in the order in which they ran."""
-        return list(dict.fromkeys(attempt for attempt, _ in self.images))
+        """Names in the order in which they ran, after the one step that all begin with."""
+        first, *others = dict.fromkeys(attempt for attempt, _ in self.images)
+        assert first == "fgsm"
+        return others
 
     def positions(self, attempt: str) -> set[int]:
         """Samples that an attempt attacked."""

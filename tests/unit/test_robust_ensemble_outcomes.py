@@ -60,7 +60,7 @@ def test_an_image_that_is_wrong_when_clean_is_broken_and_not_attacked():
     net, x, y = task()
     seen = Seen()
     columns = attacked(net, x, y, on_batch=seen).columns
-    assert seen.positions("apgd_ce/0") == set(range(30)) - {1, 7}
+    assert seen.positions("fgsm") == set(range(30)) - {1, 7}
     for position in (1, 7):
         assert columns["broken_by"][position] == "clean"
         assert not columns["robust_correct"][position]
@@ -73,7 +73,7 @@ def test_each_attempt_sees_the_survivors_of_those_before_it():
     columns = attacked(model, x, y, 0.01, batch_size=7, on_batch=seen).columns
     alive = {i for i, right in enumerate(columns["clean_correct"]) if right}
     after = {}
-    for attempt in seen.attempts():
+    for attempt in ("fgsm", *seen.attempts()):
         assert seen.positions(attempt) == alive
         pictured = {i: model(seen.images[attempt, i][None]).argmax().item() for i in alive}
         alive = {i for i in alive if pictured[i] == y[i]}
@@ -90,12 +90,14 @@ def test_columns_tell_of_each_sample_what_broke_it():
     assert columns["id"] == names(60)
     assert columns["label"] == y.tolist()
     expected = {
-        (False, False, False): "clean",
-        (True, False, False): "apgd_ce",
-        (True, True, False): "apgd_t",
-        (True, True, True): "",
+        (False, False, False, False): "clean",
+        (True, False, False, False): "fgsm",
+        (True, True, False, False): "apgd_ce",
+        (True, True, True, False): "apgd_t",
+        (True, True, True, True): "",
     }
-    passed = zip(*(columns[f"{n}_correct"] for n in ("clean", "apgd_ce", "apgd_t")), strict=True)
+    attacks = ("clean", "fgsm", "apgd_ce", "apgd_t")
+    passed = zip(*(columns[f"{name}_correct"] for name in attacks), strict=True)
     assert columns["broken_by"] == [expected[flags] for flags in passed]
     assert set(columns["broken_by"]) == set(expected.values())
 
