@@ -100,7 +100,7 @@ def evaluate(
     require_fp32(model)
     run = Cascade(
         *(model, images, labels, ids, seed, dataset, spec.batch_size),
-        journal or Journal(),
+        Journal() if journal is None else journal,
         on_batch,
     )
     with exact_fp32(run.device), frozen(model):
