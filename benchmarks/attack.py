@@ -30,7 +30,7 @@ from pistole.robust.ensemble import EnsembleSpec, evaluate
 from pistole.robust.modes import exact_fp32, frozen
 from pistole.robust.victim import drawing, given
 from pistole.seeds import generator
-from pistole.stages.evaluate import ensemble_spec
+from pistole.stages.attacking import ensemble_spec
 from pistole.stages.runtime import classifier, device_of, text_head, tower, with_parameters
 from pistole.stages.slices import Slice, read_slice
 

@@ -20,6 +20,7 @@ from pistole.errors import UserError
 from pistole.robust.cascade import Attempt, Cascade, OnBatch
 from pistole.robust.checks import check_images
 from pistole.robust.components import apgd_ce, apgd_t, fab_t, square
+from pistole.robust.guards import LIMITS, SLACK, note, square_note
 from pistole.robust.journal import Journal
 from pistole.robust.modes import exact_fp32, frozen, require_fp32
 from pistole.robust.spec import DLR_CLASSES, EnsembleSpec, radius_name
@@ -27,7 +28,6 @@ from pistole.seeds import derive
 
 __all__ = ["EnsembleSpec", "Outcomes", "evaluate"]
 
-SATURATED = 0.05  # fraction of images without a cross-entropy gradient that is worth a note
 SMALLER = "smaller_eps"  # what broke an image that only an attack at a smaller radius broke
 
 Masks = dict[str, Tensor]  # attack -> which samples are right after it and all before
@@ -109,7 +109,7 @@ def evaluate(
         masks, flat = _attacked(run, correct, spec, spec.eps, classes)
         others = _other_radii(run, masks, spec, classes)
         share = flat / max(int(correct.sum()), 1)
-        notes = _notes(spec, classes, share) if spec.eps > 0 else []
+        notes = _notes(spec, classes, share, masks) if spec.eps > 0 else []
     columns = _columns(ids, labels, predictions, masks)
     columns |= {f"robust_correct@{radius_name(r)}": mask.tolist() for r, mask in others.items()}
     return Outcomes(columns, tuple(notes))
@@ -193,16 +193,20 @@ def _dlr_targets(spec: EnsembleSpec, classes: int) -> int:
     return min(spec.targets, classes - 1) if classes >= DLR_CLASSES else 0
 
 
-def _notes(spec: EnsembleSpec, classes: int, share: float) -> list[str]:
+def _notes(spec: EnsembleSpec, classes: int, share: float, masks: Masks) -> list[str]:
     notes, targets = [], _dlr_targets(spec, classes)
-    if share > SATURATED:
-        notes.append(
-            f"{share:.0%} of the images have no cross-entropy gradient: APGD-CE is weak there"
-        )
+    if share > LIMITS["EV01"]:
+        text = f"{share:.0%} of the images have no cross-entropy gradient: APGD-CE is weak there"
+        notes.append(note("EV01", text))
     if targets == 0 < spec.targets:
-        notes.append(f"{classes} classes: APGD-T left out, its loss needs {DLR_CLASSES}")
+        text = f"{classes} classes: APGD-T left out, its loss needs {DLR_CLASSES}"
+        notes.append(note("EV02", text))
     elif targets < spec.targets:
-        notes.append(f"{classes} classes: APGD-T tries {targets} targets instead of {spec.targets}")
+        text = f"{classes} classes: APGD-T tries {targets} targets instead of {spec.targets}"
+        notes.append(note("EV02", text))
+    by_square = (masks["fab_t"] & ~masks["square"]).float().mean().item()
+    if by_square > SLACK:
+        notes.append(square_note(by_square))
     return notes
 
 

@@ -7,6 +7,7 @@ cut as they were, so what was kept is what would be computed again, bit for bit.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,11 @@ class Journal:
         ) as stream:  # one write: whole lines, or a cut one
             stream.write((self._header + "\n" if new else "") + line + "\n")
 
-    def forget(self) -> None:
-        """Remove the file: its outcomes are written elsewhere now."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+
+def forget(folder: Path) -> None:
+    """Remove the journals of an evaluation whose outcomes are written elsewhere now.
+
+    Args:
+        folder: all files in it go, those of other models too.
+    """
+    shutil.rmtree(folder, ignore_errors=True)

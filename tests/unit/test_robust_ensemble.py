@@ -23,7 +23,7 @@ test_robust_ensemble_outcomes, "parity" for tests/parity:
    test_returns_an_adversarial_image_*, test_restarts_are_attempts_of_their_own
 16 device of the first parameter: components test_a_model_without_parameters_is_attacked_in_silence
 17 no sanity checks: test_unfit_models_are_refused, components test_a_gradient_of_nan_*, outcomes
-   for eps 0, eps 1, monotony and saturation; test_robust_sanity for the others
+   for eps 0, eps 1, monotony and saturation; test_robust_guards for the others
 18 requests ~= 2.25: of the environment (envs/overrides.txt), not of the evaluation
 19 no maintenance: components test_torchattacks_is_used_in_one_file_*, parity
 """
@@ -133,7 +133,8 @@ def test_targets_follow_the_number_of_classes(classes, targets, note):
     seen, (x, y) = Seen(), pictures(classes, classes=classes)
     found = attacked(trained_net(classes=classes), x, y, 1e-3, steps=2, on_batch=seen)
     assert seen.attempts() == ["apgd_ce/0"] + [f"apgd_t/{k + 1}/0" for k in range(targets)]
-    assert found.notes == (() if note is None else (note,))
+    expected = () if note is None else (f"EV02: {note} (docs/errors.md#ev02)",)
+    assert found.notes == expected
 
 
 def test_targets_can_be_fewer_or_none():

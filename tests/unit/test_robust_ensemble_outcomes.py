@@ -16,7 +16,10 @@ from tests.unit.robust_models import (
     trained_net,
 )
 
-SATURATION = "{} of the images have no cross-entropy gradient: APGD-CE is weak there"
+SATURATION = (
+    "EV01: {} of the images have no cross-entropy gradient: APGD-CE is weak there "
+    "(docs/errors.md#ev01)"
+)
 
 
 def task(n: int = 30) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
