@@ -54,13 +54,13 @@ def test_square_stays_in_the_ball_and_breaks_more_with_more_queries():
     net, (x, y) = trained_net(), pictures(40)
     draws = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
     counts = []
-    for queries in (5, 200):
-        found = square(net, x, y, draws, eps=0.09, queries=queries, seed=0)
-        assert (found - x).abs().max() <= 0.09 + 1e-6
+    for queries in (2, 150):
+        found = square(net, x, y, draws, eps=0.14, queries=queries, seed=0)
+        assert (found - x).abs().max() <= 0.14 + 1e-6
         assert found.min() >= 0
         assert found.max() <= 1
         counts.append(int((~right(net, found, y)).sum()))
-    assert counts[0] + 2 < counts[1] < 40
+    assert counts[0] + 5 <= counts[1] < 40
 
 
 def test_square_depends_on_its_seed_and_the_draws_alone():
