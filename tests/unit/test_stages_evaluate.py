@@ -159,30 +159,29 @@ def killed_after(project: Path, after: int, model: str = "artifacts/base") -> No
 
 
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bytes(project, monkeypatch):
-    out, changes = project / "artifacts/evaluation/again", {"attack__evaluate__batch_size": 5}
+    out = project / "artifacts/evaluation/again"
+    changes = {"attack__evaluate__batch_size": 5, "attack__eps": "1/255"}
     evaluate(project, "again", **changes)
     whole = {path.name: path.read_bytes() for path in out.iterdir()}
     shutil.rmtree(out)
-    killed_after(project, 8)
+    killed_after(project, 3)
     assert not out.exists()
     folder = project / ".pistole/resume/evaluate-again"
-    assert sum(len(file.read_text().splitlines()) - 1 for file in folder.iterdir()) == 9
+    assert sum(len(file.read_text().splitlines()) - 1 for file in folder.iterdir()) == 4
 
     attacked, keep = [], Journal.keep
     monkeypatch.setattr(Journal, "keep", lambda *batch: attacked.append(keep(*batch)))
     known, recall = [], Journal.recall
     monkeypatch.setattr(Journal, "recall", lambda *b: known.append(recall(*b)) or known[-1])
     evaluate(project, "again", **changes)
-    assert sum(batch is not None for batch in known) == 9
-    assert len(attacked) == len(known) - 9 > 0
+    assert sum(batch is not None for batch in known) == 4
+    assert len(attacked) == len(known) - 4 > 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
     assert not folder.exists()
 
 
 def test_another_model_or_attack_does_not_go_on_from_it(project, monkeypatch):
-    changes = {"attack__evaluate__batch_size": 5}
-    with inside(project):
-        write_micro(Path("params.yaml"), **changes)
+    changes = {"attack__evaluate__batch_size": 5, "attack__eps": "1/255"}
     tensors, about = load_tensors(project / "artifacts/base/visual.safetensors")
     first = min(tensors)
     tensors[first] = tensors[first] * (1 + 1e-6)
@@ -198,6 +197,6 @@ def test_another_model_or_attack_does_not_go_on_from_it(project, monkeypatch):
             write_micro(Path("params.yaml"), **changes)
         killed_after(project, 2)
         known.clear()
-        evaluate(project, "again", model=model, **changes, **other)
+        evaluate(project, "again", model=model, **{**changes, **other})
         assert known
         assert all(batch is None for batch in known)
