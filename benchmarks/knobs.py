@@ -32,7 +32,7 @@ from pistole.models.zeroshot import ZeroShotClassifier
 from pistole.params import Params, load_params
 from pistole.progress import counting, say
 from pistole.stages import stability
-from pistole.stages.evaluate import attack_task, ensemble_spec
+from pistole.stages.attacking import Attacker, ensemble_spec
 from pistole.stages.runtime import classifier, device_of, with_parameters
 from pistole.stages.select import accuracies
 from pistole.stages.slices import read_slice
@@ -258,12 +258,10 @@ def outcomes(project: Project, folder: Path, name: str, config: Config) -> None:
     """Evaluate one model on every task and write a row per image."""
     params = project.params
     with_parameters(project.model, project.compose(config))
+    attacker = Attacker(params, project.model, ensemble_spec(params), project.base)
     tables = []
     for task in params.datasets:
-        data = project.artifacts / "data" / task
-        table, line = attack_task(
-            project.model, ensemble_spec(params), project.base, data, params.seed
-        )
+        table, line = attacker.attack(project.artifacts / "data" / task)
         tables.append(table.to_pandas()[["dataset", "id", "clean_correct", "robust_correct"]])
         say(f"{folder.name} {name} {task}: clean {line['clean']:.3f} robust {line['robust']:.3f}")
     pd.concat(tables).to_parquet(folder / f"knobs-{name}.parquet")

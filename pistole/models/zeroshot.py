@@ -160,12 +160,25 @@ class ZeroShotClassifier(nn.Module):
         return other.to(self.mean.device)
 
     def _prepared(self, images: Tensor) -> Tensor:
-        side = (self.image_size, self.image_size)
-        if tuple(images.shape[-2:]) != side:
-            images = nn.functional.interpolate(
-                images, side, mode="bicubic", align_corners=False, antialias=False
-            )
+        images = resized(images, self.image_size)
         return (images - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+def resized(images: Float[Tensor, "n 3 h w"], side: int) -> Float[Tensor, "n 3 s s"]:
+    """Bring images to the tower's size, bicubic; those that have it stay as they are.
+
+    Args:
+        images: pixels; values a little outside [0, 1] may come out.
+        side: px.
+
+    Returns:
+        Pixels.
+    """
+    if tuple(images.shape[-2:]) == (side, side):
+        return images
+    return nn.functional.interpolate(
+        images, (side, side), mode="bicubic", align_corners=False, antialias=False
+    )
 
 
 def parameters_of(clf: ZeroShotClassifier) -> Params:

@@ -14,6 +14,7 @@ from pistole.params.fields import (
     CapMode,
     Deviation,
     Fraction,
+    FurtherRadii,
     Grid,
     Lambda,
     Layout,
@@ -151,11 +152,35 @@ class ApgdT(Section):
     targets: int = key("target classes, the most probable first", "classes", ge=1, le=9)
 
 
-class Evaluate(Section):
-    """The evaluation ensemble."""
+class FabT(Section):
+    """Targeted FAB, on the images that APGD-T left standing; it has APGD-T's targets."""
 
+    steps: int = key("iterations per target; 0 = left out", "steps", ge=0, le=10_000)
+
+
+class Square(Section):
+    """The black-box attack, on the images that all others left standing."""
+
+    queries: int = key("forward passes; 0 = left out", "queries", ge=0, le=1_000_000)
+
+
+class Evaluate(Section):
+    """The evaluation ensemble; with FAB-T (100) and Square (5000) it is AutoAttack's standard."""
+
+    radii: FurtherRadii = key("radii reported beside attack.eps", "pixel range")
+    domain: Literal["native", "resized"] = key(
+        "attack the image as stored, or after its resize to the model's input"
+    )
     apgd_ce: ApgdCe = key("first attack")
     apgd_t: ApgdT = key("second attack")
+    fab_t: FabT = key("third attack")
+    square: Square = key("fourth attack")
+    ladder: int = key(
+        "images of each task that signs of gradient masking are looked for on; 0 = none",
+        "images",
+        ge=0,
+        le=MANY,
+    )
     batch_size: int = key("images per batch (memory only)", "images", ge=1, le=100_000)
 
 

@@ -8,7 +8,7 @@ from pistole.params import Params
 from pistole.report.caveats import caution
 from pistole.report.controls import REFERENCE, ablation, comparisons, controls
 from pistole.report.inputs import Results
-from pistole.report.statistics import Interval, Measured, Paired, compare, wilson
+from pistole.report.statistics import Interval, Measured, Paired, compare, mcnemar, wilson
 from pistole.report.tables import POOL, told
 
 Metrics = dict[str, Any]
@@ -47,7 +47,23 @@ def build_metrics(params: Params, results: Results) -> Metrics:
             for name in names
             if REFERENCE in names and name != REFERENCE
         },
+        "mcnemar": {
+            name: _mcnemar(results, names.index(REFERENCE), i)
+            for i, name in enumerate(names)
+            if REFERENCE in names and name != REFERENCE
+        },
     }
+
+
+def _mcnemar(results: Results, reference: int, other: int) -> dict[str, Any]:
+    """Per task: images that only the reference or only the model gets right, and the p."""
+    found: dict[str, Any] = {}
+    for kind, word in enumerate(("clean", "robust")):
+        found[word] = {}
+        for task, rows in results.outcomes.items():
+            only, lost, p = mcnemar(rows[:, reference, kind], rows[:, other, kind])
+            found[word][task] = {"only_reference": only, "only_model": lost, "p": p}
+    return found
 
 
 def _sections(

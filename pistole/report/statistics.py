@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import binomtest
 
 from pistole.seeds import derive
 
@@ -64,6 +65,25 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> Interval:
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == trials else centre + half
     return Interval(p, low, high)
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
+    """McNemar's exact test: do two models get the same images right equally often?
+
+    Only images on which they differ tell; under the hypothesis each is as likely to be one
+    model's as the other's, so their number is binomial(1/2).
+
+    Args:
+        first: bool ``[images]``: the first model is right.
+        second: of the second model, on the same images.
+
+    Returns:
+        How many images only the first, only the second gets right, and the two-sided p.
+    """
+    only, other = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    if only + other == 0:
+        return 0, 0, 1.0
+    return only, other, float(binomtest(only, only + other).pvalue)
 
 
 def measures(outcomes: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,9 +1,8 @@
 """What must hold before a robust accuracy counts (docs/method.md D.2, D.3)."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from pistole.errors import UserError
 
@@ -76,28 +75,6 @@ def check_deterministic(model: nn.Module, x: Float[Tensor, "n c h w"]) -> None:
         raise UserError(
             f"two forward passes differ by {difference:g}: remove randomness from the model"
         )
-
-
-def zero_gradient_fraction(
-    model: nn.Module, x: Float[Tensor, "n c h w"], y: Int[Tensor, " n"]
-) -> float:
-    """Count the images whose cross-entropy has no gradient at all.
-
-    With logit scale 100 the softmax saturates in fp32, and then APGD-CE stands still.
-
-    Args:
-        model: from images to logits.
-        x: images.
-        y: labels.
-
-    Returns:
-        The fraction of images with an exactly zero gradient.
-    """
-    x = x.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        loss = cross_entropy(model(x), y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x)
-    return (gradient.flatten(1) == 0).all(1).float().mean().item()
 
 
 def looks_like_logits(outputs: Float[Tensor, "n c"]) -> bool:

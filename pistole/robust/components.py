@@ -1,72 +1,25 @@
-"""torchattacks' APGD and APGD-T, one run each, from a start that the caller draws.
+"""torchattacks' attacks, one run each, from a start that the caller draws.
 
-torchattacks draws the start with ``torch.rand(x.shape)`` after seeding the global RNG, so a
-sample's noise depends on its place in the batch. Here the component's own module sees a ``torch``
-whose ``rand`` returns the caller's draws, for the length of one call; the model under attack and
-all other code see the real one. Nothing else of the component is changed. Restarts, targets and
-the choice of survivors belong to :mod:`pistole.robust.ensemble`. Not safe in several threads.
+torchattacks draws with ``torch.rand`` after seeding the global RNG, so a sample's noise depends on
+its place in the batch. Here the attack's own module sees a ``torch`` whose ``rand`` returns the
+caller's draws, for the length of one call (:mod:`pistole.robust.victim`). Nothing else of the
+attack is changed. Restarts, targets and the choice of survivors belong to
+:mod:`pistole.robust.ensemble`. Not safe in several threads.
 """
 
 import contextlib
-from collections.abc import Generator
 from types import ModuleType
 
 import torch
 import torchattacks.attacks.apgd
 import torchattacks.attacks.apgdt
+import torchattacks.attacks.fab
+import torchattacks.attacks.square
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pistole.errors import UserError
-
-
-class _Victim(nn.Module):
-    """The model behind a name and an anchor of our own.
-
-    torchattacks normalises inputs of a class named ``RobModel`` and prints if it finds no
-    parameter to read the device from.
-    """
-
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        super().__init__()
-        self.anchor = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            x.register_hook(_require_finite)
-        return self.model(x)
-
-
-def _require_finite(gradient: Tensor) -> None:
-    """Stop at a NaN, whose sign is 0: the attack would stand still and the image seem robust."""
-    if not gradient.isfinite().all():
-        raise UserError("the model has a NaN or infinite gradient: an attack finds no direction")
-
-
-class _GivenDraws:
-    """``torch``, except that ``rand`` returns given draws."""
-
-    def __init__(self, draws: Tensor) -> None:
-        self._draws = draws
-
-    def rand(self, shape: torch.Size) -> Tensor:
-        if shape != self._draws.shape:
-            raise RuntimeError(f"the attack drew {tuple(shape)}, not {tuple(self._draws.shape)}")
-        return self._draws
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(torch, name)
-
-
-@contextlib.contextmanager
-def _drawing(module: ModuleType, draws: Tensor) -> Generator[None]:
-    genuine = module.torch
-    module.torch = _GivenDraws(draws)
-    try:
-        yield
-    finally:
-        module.torch = genuine
+from pistole.robust.victim import EarlyExit, Finished, Victim, drawing, given
+from pistole.seeds import generator
 
 
 def apgd_ce(
@@ -94,10 +47,11 @@ def apgd_ce(
     Raises:
         UserError: the model's gradient is not finite.
     """
+    victim = EarlyExit(model, x, y, steps + 1)
     attack = torchattacks.attacks.apgd.APGD(
-        _Victim(model, x.device), norm="Linf", eps=eps, steps=steps, n_restarts=1, seed=0, loss="ce"
+        victim, norm="Linf", eps=eps, steps=steps, n_restarts=1, seed=0, loss="ce"
     )
-    return _found(attack, torchattacks.attacks.apgd, x, y, draws)
+    return _found(attack, torchattacks.attacks.apgd, victim, x, draws)
 
 
 def apgd_t(
@@ -129,8 +83,9 @@ def apgd_t(
     Raises:
         UserError: the model's gradient is not finite.
     """
+    victim = EarlyExit(model, x, y, steps + 1)
     attack = torchattacks.attacks.apgdt.APGDT(
-        _Victim(model, x.device),
+        victim,
         norm="Linf",
         eps=eps,
         steps=steps,
@@ -139,17 +94,116 @@ def apgd_t(
         n_classes=targets + 1,
     )
     attack.target_class = target + 1  # place in the sorted logits, whose first is the label
-    return _found(attack, torchattacks.attacks.apgdt, x, y, draws)
+    return _found(attack, torchattacks.attacks.apgdt, victim, x, draws)
 
 
 def _found(
     attack: torchattacks.attacks.apgd.APGD | torchattacks.attacks.apgdt.APGDT,
     module: ModuleType,
+    victim: EarlyExit,
     x: Tensor,
-    y: Tensor,
     draws: Tensor,
 ) -> Tensor:
     # It enables gradients for its losses; outside them, a graph would keep every iterate alive.
-    with torch.no_grad(), _drawing(module, draws):
-        _, still_right, _, adversarial = attack.attack_single_run(x, y)
-    return torch.where(still_right[:, None, None, None], x, adversarial)
+    with torch.no_grad(), drawing(module, given(draws)), contextlib.suppress(Finished):
+        attack.attack_single_run(x, victim.labels)
+    return victim.found
+
+
+def fab_t(
+    model: nn.Module,
+    x: Float[Tensor, "n c h w"],
+    y: Int[Tensor, " n"],
+    *,
+    eps: float,
+    steps: int,
+    target: int,
+    targets: int,
+) -> Float[Tensor, "n c h w"]:
+    """Run targeted FAB once, against one target (Croce & Hein 2020b; docs/method.md D.2).
+
+    It looks for the nearest wrong image, starts at the clean one and draws nothing.
+
+    Args:
+        model: in eval mode, from images in [0, 1] to logits [n, C].
+        x: images that the model gets right.
+        y: their labels.
+        eps: radius of the l-infinity ball, pixel range.
+        steps: iterations.
+        target: rank of the target class among the wrong ones by clean logit, from 1.
+        targets: number of targets of the whole attack.
+
+    Returns:
+        An image inside the ball where the attack found a wrong one there, else the clean image.
+
+    Raises:
+        UserError: the model's gradient is not finite.
+    """
+    attack = torchattacks.attacks.fab.FAB(
+        Victim(model, x.device),
+        norm="Linf",
+        eps=eps,
+        steps=steps,
+        n_restarts=1,
+        seed=0,
+        multi_targeted=True,
+        n_classes=targets + 1,
+    )
+    attack.target_class = target + 1
+    nearest = attack.attack_single_run_targeted(x, y, use_rand_start=False)
+    # Where the gradient is zero its hyperplane is undefined and its image may be NaN.
+    inside = ((nearest - x).abs().flatten(1).amax(1) <= eps) & nearest.isfinite().flatten(1).all(1)
+    return torch.where(inside[:, None, None, None], nearest, x)
+
+
+def square(
+    model: nn.Module,
+    x: Float[Tensor, "n c h w"],
+    y: Int[Tensor, " n"],
+    draws: Float[Tensor, "n c h w"],
+    *,
+    eps: float,
+    queries: int,
+    seed: int,
+) -> Float[Tensor, "n c h w"]:
+    """Run Square on the margin once (Andriushchenko et al. 2020; docs/method.md D.2).
+
+    The schedule of the squares' sizes is the reference's, which is made for 10,000 queries and
+    not shortened. As in torchattacks all images of a run get the same squares; here those of
+    other batches do too, so that batches do not matter.
+
+    Args:
+        model: in eval mode, from images in [0, 1] to logits [n, C].
+        x: images that the model gets right.
+        y: their labels.
+        draws: of U(0, 1); their first rows decide the stripes that each image starts with.
+        eps: radius of the l-infinity ball, pixel range.
+        queries: forward passes.
+        seed: of the squares' places and signs.
+
+    Returns:
+        The image with the smallest margin that was found.
+    """
+    attack = torchattacks.attacks.square.Square(
+        Victim(model, x.device),
+        norm="Linf",
+        eps=eps,
+        n_queries=queries,
+        n_restarts=1,
+        p_init=0.8,
+        loss="margin",
+        resc_schedule=False,
+        seed=0,
+    )
+    stripes, squares = [draws[:, :, :1]], generator(seed, "squares")
+
+    def rand(shape: torch.Size) -> Tensor:
+        return (
+            given(stripes.pop())(torch.Size(shape))
+            if stripes
+            else torch.rand(tuple(shape), generator=squares)
+        )
+
+    attack.init_hyperparam(x)
+    with torch.no_grad(), drawing(torchattacks.attacks.square, rand):
+        return attack.attack_single_run(x, y)[1]

@@ -176,6 +176,42 @@ def pgd(
     return maximise(loss, x, budget, noise=noise)
 
 
+def cross_entropy_gradient(
+    logits: Callable[[Tensor], Tensor], x: Float[Tensor, "n c h w"], y: Int[Tensor, " n"]
+) -> Float[Tensor, "n c h w"]:
+    """Differentiate each image's cross-entropy by its own pixels.
+
+    Args:
+        logits: from images in [0, 1] to logits [n, C].
+        x: images.
+        y: labels.
+
+    Returns:
+        The gradient of the summed loss.
+    """
+    x = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        loss = cross_entropy(logits(x), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+    return gradient
+
+
+def fgsm(
+    x: Float[Tensor, "n c h w"], gradient: Float[Tensor, "n c h w"], eps: float
+) -> Float[Tensor, "n c h w"]:
+    """Take one step of size eps along the gradient's sign (docs/method.md D.2).
+
+    Args:
+        x: clean images.
+        gradient: of the loss there.
+        eps: radius of the l-infinity ball, pixel range.
+
+    Returns:
+        Images inside the ball and [0, 1].
+    """
+    return (x + eps * gradient.sign()).clamp(0, 1)
+
+
 def pgd_by_id(
     logits: Callable[[Tensor], Tensor],
     x: Float[Tensor, "n c h w"],

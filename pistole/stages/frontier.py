@@ -8,9 +8,12 @@ import pyarrow.parquet as pq
 from pistole.files import atomic_directory, write_csv, write_json
 from pistole.params import Params
 from pistole.progress import track
+from pistole.robust.journal import forget
+from pistole.stages.attacking import Attacker, ensemble_spec, means
 from pistole.stages.composing import read_ingredients
-from pistole.stages.evaluate import attack_task, ensemble_spec, means
 from pistole.stages.runtime import classifier, device_of, with_parameters
+
+RESUME = Path(".pistole/resume")
 
 
 def run(
@@ -44,16 +47,15 @@ def run(
     """
     device = device_of(params)
     ingredients = read_ingredients(params, method, base, natural, robust, masks)
-    spec = ensemble_spec(params, targets=0)
     clf = classifier(base, params.datasets[0], device)
+    journals = RESUME / f"frontier-{method}"
+    attacker = Attacker(params, clf, ensemble_spec(params, apgd_ce_alone=True), base, journals)
     rows, ids, outcomes = [], {}, []
     for lam in track(params.frontier.grid, f"frontier {method}"):
         with_parameters(clf, ingredients.compose(method, lam))
         tasks = {}
         for name in params.datasets:
-            table, tasks[name] = attack_task(
-                clf, spec, base, data / name, params.seed, params.frontier.images
-            )
+            table, tasks[name] = attacker.attack(data / name, params.frontier.images)
             ids[name] = table["id"].to_pylist()
             own = table.select(["dataset", "id", "clean_correct", "robust_correct"])
             outcomes.append(own.append_column("lambda", pa.array([float(lam)] * len(own))))
@@ -67,8 +69,9 @@ def run(
         rows.append(row)
     with atomic_directory(out) as folder:
         write_csv(folder / "frontier.csv", list(rows[0]), rows)
-        record = {"attack": spec.describe(), "images": params.frontier.images, "ids": ids}
+        record = {"attack": attacker.describe(), "images": params.frontier.images, "ids": ids}
         write_json(folder / "summary.json", record)
         pq.write_table(pa.concat_tables(outcomes), folder / "outcomes.parquet")
+    forget(journals)
     best = max(rows, key=lambda row: row["clean_mean"] + row["robust_mean"])
     return {"best_sum": best["clean_mean"] + best["robust_mean"], "best_lambda": best["lambda"]}

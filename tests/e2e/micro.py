@@ -41,6 +41,7 @@ MICRO = {
     "attack.evaluate.apgd_ce.steps": 3,
     "attack.evaluate.apgd_t.steps": 2,
     "attack.evaluate.apgd_t.targets": 2,
+    "attack.evaluate.ladder": 4,
     "attack.evaluate.batch_size": 16,
     "stability.K": 2,
     "stability.pci.pairs": 2,

@@ -35,8 +35,13 @@ attack:
   calibration: {PGD}
   select: {PGD}
   evaluate:
+    radii: []
+    domain: native
     apgd_ce: {{steps: 3, restarts: 1}}
     apgd_t: {{steps: 3, restarts: 1, targets: 5}}
+    fab_t: {{steps: 0}}
+    square: {{queries: 0}}
+    ladder: 4
     batch_size: 8
 finetune:
   natural: {{objective: erm, {SOURCE}}}

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pistole.robust.cascade import OnBatch
 from pistole.robust.ensemble import EnsembleSpec, Outcomes, evaluate
+from pistole.robust.journal import Journal
 
 SIDE, CLASSES = 6, 5
 
@@ -124,8 +126,8 @@ class Seen:
             self.images[attempt, position] = image.clone()
 
     def attempts(self) -> list[str]:
-        """Names in the order in which they ran."""
-        return list(dict.fromkeys(attempt for attempt, _ in self.images))
+        """Names in the order in which they ran, after the one step that all begin with."""
+        return [name for name in dict.fromkeys(name for name, _ in self.images) if name != "fgsm"]
 
     def positions(self, attempt: str) -> set[int]:
         """Samples that an attempt attacked."""
@@ -141,7 +143,8 @@ def attacked(
     ids: Sequence[str] | None = None,
     seed: int = 0,
     dataset: str = "toy",
-    on_batch: Seen | None = None,
+    on_batch: OnBatch | None = None,
+    journal: Journal | None = None,
     steps: int = 15,
     **spec,
 ) -> Outcomes:
@@ -156,4 +159,5 @@ def attacked(
         seed=seed,
         dataset=dataset,
         on_batch=on_batch,
+        journal=journal,
     )

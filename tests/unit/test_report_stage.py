@@ -30,6 +30,7 @@ def test_metrics_have_the_documented_schema(artifacts: Path, written: Path) -> N
         "theory",
         "select",
         "differences",
+        "mcnemar",
     }
     assert metrics["profile"] == "demo"
     for name, model in metrics["models"].items():

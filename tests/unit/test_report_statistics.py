@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pistole.report.statistics import Interval, Paired, compare, measures, resample, wilson
+from pistole.report.statistics import Interval, Paired, compare, mcnemar, measures, resample, wilson
 
 RESAMPLES = 4000
 
@@ -168,3 +168,19 @@ def test_wilson_refuses_impossible_counts(hits: int, trials: int) -> None:
 )
 def test_side_of_zero(low: float, high: float, side: int) -> None:
     assert Interval(0.0, low, high).side == side
+
+
+@pytest.mark.parametrize(
+    ("only", "other", "both", "expected"),
+    [
+        (0, 0, 5, 1.0),
+        (3, 3, 0, 1.0),
+        (5, 0, 10, 2 / 2**5),
+        (0, 5, 10, 2 / 2**5),
+        (9, 1, 4, 2 * (1 + 10) / 2**10),
+    ],
+)
+def test_mcnemar_is_the_exact_two_sided_test_of_the_discordant_images(only, other, both, expected):
+    first = np.array([True] * only + [False] * other + [True] * both + [False] * 3)
+    second = np.array([False] * only + [True] * other + [True] * both + [False] * 3)
+    assert mcnemar(first, second) == (only, other, pytest.approx(expected))

@@ -5,7 +5,7 @@ The known traps of torchattacks 3.5.1, and which test covers each. "components",
 test_robust_ensemble_outcomes, "parity" for tests/parity:
 
  1 AutoAttack has 10 steps: test_effort_is_the_references, components test_torchattacks_is_used_*
- 2 Square's schedule: no Square, components test_torchattacks_is_used_*
+ 2 Square's schedule: test_effort_of_the_standard_ensemble_*
  3 C - 1 targets: test_targets_follow_the_number_of_classes
  4 l2 APGD-T: no l2, test_effort_is_the_references (norm)
  5 DLR on few classes: test_targets_follow_the_number_of_classes
@@ -17,13 +17,13 @@ test_robust_ensemble_outcomes, "parity" for tests/parity:
 10 seed from the clock: test_effort_is_the_references, outcomes test_starts_depend_on_*
 11 gradients left on parameters: state test_flags_and_buffers_*, components test_no_parameter_*
 12 overflow in half precision: state test_precision_inside_*, test_weights_of_another_precision_*
-13 FAB with l1: no FAB, components test_torchattacks_is_used_*
-14 FAB on bool: no FAB, the same test
+13 FAB with l1: no l1, test_effort_of_the_standard_ensemble_* (norm)
+14 FAB on bool: no forward() of FAB, components test_fab_breaks_*
 15 last iterate of PGD, no restarts: no PGD here (test_robust_pgd has its own), components
    test_returns_an_adversarial_image_*, test_restarts_are_attempts_of_their_own
 16 device of the first parameter: components test_a_model_without_parameters_is_attacked_in_silence
 17 no sanity checks: test_unfit_models_are_refused, components test_a_gradient_of_nan_*, outcomes
-   for eps 0, eps 1, monotony and saturation; no Square to compare with
+   for eps 0, eps 1, monotony and saturation; test_robust_guards for the others
 18 requests ~= 2.25: of the environment (envs/overrides.txt), not of the evaluation
 19 no maintenance: components test_torchattacks_is_used_in_one_file_*, parity
 """
@@ -36,9 +36,11 @@ from torch import nn
 from torch.nn import functional
 from torchattacks.attacks.apgd import APGD
 from torchattacks.attacks.apgdt import APGDT
+from torchattacks.attacks.fab import FAB
+from torchattacks.attacks.square import Square
 
 from pistole.errors import UserError
-from pistole.robust import ensemble
+from pistole.robust import cascade, ensemble
 from pistole.robust.ensemble import EnsembleSpec
 from tests.unit.robust_models import (
     Seen,
@@ -84,6 +86,39 @@ def test_effort_is_the_references(monkeypatch):
         assert type(run["seed"]) is int
 
 
+def test_effort_of_the_standard_ensemble_is_the_references(monkeypatch):
+    runs, (x, y) = [], pictures(2, classes=12)
+
+    def record(self, x, y, **options):
+        runs.append({"kind": type(self).__name__, **vars(self), **options})
+        return x if type(self) is FAB else (None, x)
+
+    monkeypatch.setattr(FAB, "attack_single_run_targeted", record)
+    monkeypatch.setattr(Square, "attack_single_run", record)
+    model, standard = trained_net(classes=12), {"fab_t_steps": 100, "square_queries": 5000}
+    attacked(model, x, y, 1e-4, steps=1, **standard)
+    assert [run["kind"] for run in runs] == 9 * ["FAB"] + ["Square"]
+    assert [run["target_class"] for run in runs[:-1]] == list(range(2, 11))
+    fab = {"norm": "Linf", "eps": 1e-4, "steps": 100, "n_restarts": 1, "multi_targeted": True}
+    fab |= {"alpha_max": 0.1, "eta": 1.05, "beta": 0.9, "use_rand_start": False}
+    fab |= {"n_target_classes": 9}
+    for run in runs[:-1]:
+        assert {key: run[key] for key in fab} == fab
+    square = {"norm": "Linf", "eps": 1e-4, "n_queries": 5000, "n_restarts": 1, "p_init": 0.8}
+    square |= {"loss": "margin", "rescale_schedule": False}
+    assert {key: runs[-1][key] for key in square} == square
+    assert {type(run["seed"]) for run in runs} == {int}
+
+
+@pytest.mark.parametrize(("classes", "targets"), [(2, 1), (3, 2), (5, 4)])
+def test_fab_and_square_need_no_more_than_two_classes(classes, targets):
+    seen, (x, y) = Seen(), pictures(classes, classes=classes)
+    effort = {"fab_t_steps": 2, "square_queries": 2, "steps": 1}
+    attacked(trained_net(classes=classes), x, y, 1e-3, on_batch=seen, **effort)
+    others = [name for name in seen.attempts() if not name.startswith("apgd")]
+    assert others == [*(f"fab_t/{k + 1}" for k in range(targets)), "square/0"]
+
+
 @pytest.mark.parametrize(
     ("classes", "targets", "note"),
     [
@@ -98,7 +133,8 @@ def test_targets_follow_the_number_of_classes(classes, targets, note):
     seen, (x, y) = Seen(), pictures(classes, classes=classes)
     found = attacked(trained_net(classes=classes), x, y, 1e-3, steps=2, on_batch=seen)
     assert seen.attempts() == ["apgd_ce/0"] + [f"apgd_t/{k + 1}/0" for k in range(targets)]
-    assert found.notes == (() if note is None else (note,))
+    expected = () if note is None else (f"EV02: {note} (docs/errors.md#ev02)",)
+    assert found.notes == expected
 
 
 def test_targets_can_be_fewer_or_none():
@@ -131,6 +167,11 @@ def test_restarts_are_attempts_of_their_own():
         ({"apgd_t_steps": 0}, "apgd_t_steps is 0"),
         ({"apgd_t_restarts": 0}, "apgd_t_restarts is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"fab_t_steps": -1}, "fab_t_steps is -1: give 0"),
+        ({"square_queries": -1}, "square_queries is -1: give 0"),
+        ({"radii": (0.2, 1.5)}, "eps is 1.5"),
+        ({"radii": (0.2, 0.1)}, "give each radius once"),
+        ({"radii": (0.2, 0.2)}, "give each radius once"),
     ],
 )
 def test_spec_is_checked(changed, message):
@@ -144,8 +185,12 @@ def test_spec_describes_what_the_outcome_depends_on():
         "norm": "linf",
         "eps": 2 / 255,
         "apgd_ce": {"steps": 100, "restarts": 1},
+        "radii": [2 / 255],
         "apgd_t": {"steps": 100, "restarts": 1, "targets": 9},
+        "fab_t": {"steps": 0},
+        "square": {"queries": 0},
     }
+    assert EnsembleSpec(2 / 255, radii=(1 / 255,)).describe()["radii"] == [1 / 255, 2 / 255]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +274,7 @@ def test_an_attack_that_leaves_its_threat_model_stops_the_run(
 
 def test_what_counts_is_the_prediction_not_the_attacks_claim(monkeypatch):
     x, y = pictures(10)
+    monkeypatch.setattr(cascade, "fgsm", lambda x, gradient, eps: x)
     monkeypatch.setattr(ensemble, "apgd_ce", lambda model, x, y, draws, **_: x.roll(1, 0))
     found = attacked(trained_net(), x, y, 1.0, targets=0)
     assert found.columns["broken_by"] == ["apgd_ce"] * 10

@@ -1,13 +1,27 @@
 """Stage evaluate at the ends of the threat model: a ball of radius 0, and one that holds all."""
 
+import itertools
 import json
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from pistole.files import load_tensors, read_json, sha256_tensors
-from tests.e2e.micro import PREPARED, inside, run_micro, status, write_micro
+from pistole.files import load_tensors, read_json, save_tensors, sha256_tensors
+from pistole.robust.journal import Journal
+from tests.e2e.micro import (
+    PREPARED,
+    ROOT,
+    environment,
+    inside,
+    run_micro,
+    status,
+    write_micro,
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +99,104 @@ def test_batches_and_the_form_of_the_model_change_no_outcome(project):
     assert json.dumps(other["tasks"]) == json.dumps(summary["tasks"])
     assert other["digest"] == summary["digest"]
     assert other["lineage"] == {"record": None}
+
+
+def test_every_radius_is_told_and_a_larger_one_is_never_easier(project):
+    summary, rows = evaluate(project, "radii", attack__evaluate__radii=["1/255", "4/255", "8/255"])
+    assert summary["attack"]["radii"] == [1 / 255, 4 / 255, 8 / 255]
+    columns = [rows[n] for n in ("robust_correct@1/255", "robust_correct", "robust_correct@8/255")]
+    for small, large in itertools.pairwise([rows["clean_correct"], *columns]):
+        assert all(before or not after for before, after in zip(small, large, strict=True))
+        assert sum(small) > sum(large)
+    for name, task in summary["tasks"].items():
+        own = [i for i, dataset in enumerate(rows["dataset"]) if dataset == name]
+        for radius, share in task["robust_at"].items():
+            assert share == sum(rows[f"robust_correct@{radius}"][i] for i in own) / 16
+        assert list(task["robust_at"]) == ["1/255", "8/255"]
+        assert task["ladder"]["images"] == 4
+    with inside(project):
+        out = ["--out", "other", "--metrics", "means.json"]
+        assert status("evaluate", "radii", "--model", "artifacts/base", *out) == 0
+        told = read_json("means.json")
+    assert told.keys() == {
+        *("clean_mean", "robust_mean", "sum", "robust@1/255/mean", "robust@8/255/mean")
+    }
+    assert told["robust@1/255/mean"] == pytest.approx(sum(columns[0]) / 32)
+
+
+def test_after_the_resize_is_another_threat_model_and_told(project):
+    summary, rows = evaluate(project, "resized", attack__evaluate__domain="resized")
+    native, same = evaluate(project, "native")
+    assert summary["attack"]["domain"] == "resized"
+    assert native["attack"]["domain"] == "native"
+    # The world's images have the tower's size: nothing is resized, and nothing changes.
+    assert rows == same
+
+
+KILLED = """
+import os, signal, sys
+from pistole.robust.journal import Journal
+from tests.e2e.micro import status
+
+left, keep = iter(range({after})), Journal.keep
+
+def kept_then_killed(self, *batch):
+    keep(self, *batch)
+    if next(left, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.keep = kept_then_killed
+sys.exit(status("evaluate", "again", "--model", {model!r}))
+"""
+
+
+def killed_after(project: Path, after: int, model: str = "artifacts/base") -> None:
+    """Start ``pistole evaluate`` in a process of its own that dies after so many batches."""
+    code = KILLED.format(after=after, model=model)
+    env = environment() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=project, env=env, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bytes(project, monkeypatch):
+    out = project / "artifacts/evaluation/again"
+    changes = {"attack__evaluate__batch_size": 5, "attack__eps": "1/255"}
+    evaluate(project, "again", **changes)
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    shutil.rmtree(out)
+    killed_after(project, 3)
+    assert not out.exists()
+    folder = project / ".pistole/resume/evaluate-again"
+    assert sum(len(file.read_text().splitlines()) - 1 for file in folder.iterdir()) == 4
+
+    attacked, keep = [], Journal.keep
+    monkeypatch.setattr(Journal, "keep", lambda *batch: attacked.append(keep(*batch)))
+    known, recall = [], Journal.recall
+    monkeypatch.setattr(Journal, "recall", lambda *b: known.append(recall(*b)) or known[-1])
+    evaluate(project, "again", **changes)
+    assert sum(batch is not None for batch in known) == 4
+    assert len(attacked) == len(known) - 4 > 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    assert not folder.exists()
+
+
+def test_another_model_or_attack_does_not_go_on_from_it(project, monkeypatch):
+    changes = {"attack__evaluate__batch_size": 5, "attack__eps": "1/255"}
+    tensors, about = load_tensors(project / "artifacts/base/visual.safetensors")
+    first = min(tensors)
+    tensors[first] = tensors[first] * (1 + 1e-6)
+    save_tensors(project / "moved.safetensors", tensors, about)
+    known, recall = [], Journal.recall
+    monkeypatch.setattr(Journal, "recall", lambda *b: known.append(recall(*b)) or known[-1])
+    for model, other in (
+        ("moved.safetensors", {}),
+        ("artifacts/base", {"attack__evaluate__apgd_ce__steps": 4}),
+        ("artifacts/base", {"seed": 1}),
+    ):
+        with inside(project):
+            write_micro(Path("params.yaml"), **changes)
+        killed_after(project, 2)
+        known.clear()
+        evaluate(project, "again", model=model, **{**changes, **other})
+        assert known
+        assert all(batch is None for batch in known)
