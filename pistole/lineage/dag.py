@@ -52,11 +52,58 @@ def load(root: str | Path = ".") -> list[Stage]:
     Raises:
         UserError: the folder is no DVC project, or its dvc.yaml is not valid.
     """
+    with open_repo(root) as repo:
+        return stages_of(repo)
+
+
+def stages_of(repo: "Repo") -> list[Stage]:
+    """Read every stage of an open project.
+
+    Args:
+        repo: the project.
+
+    Returns:
+        The stages by name, as :func:`load` has them.
+
+    Raises:
+        UserError: a dependency is not a local path.
+    """
     from dvc.stage import PipelineStage
 
-    with _open(root) as repo:
-        stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
-        return sorted(map(_plain, stages), key=lambda stage: stage["name"])
+    stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
+    return sorted(map(_plain, stages), key=lambda stage: stage["name"])
+
+
+def producers(stages: list[Stage]) -> dict[str, set[str]]:
+    """Tell for each stage which others it reads from.
+
+    Args:
+        stages: all stages of a project.
+
+    Returns:
+        Name -> names of the stages that write one of its dependencies, part of one, or the folder
+        around one.
+    """
+    owner = {out["path"]: stage["name"] for stage in stages for out in stage["outs"]}
+    return {
+        stage["name"]: {
+            name for path, name in owner.items() if any(overlap(dep, path) for dep in stage["deps"])
+        }
+        for stage in stages
+    }
+
+
+def overlap(one: str, other: str) -> bool:
+    """Tell whether two paths are the same or one is inside the other.
+
+    Args:
+        one: a path.
+        other: another one.
+
+    Returns:
+        Whether they overlap.
+    """
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 def load_stage(root: str | Path, name: str) -> Stage:
@@ -72,12 +119,23 @@ def load_stage(root: str | Path, name: str) -> Stage:
     Raises:
         UserError: the folder is no DVC project, its dvc.yaml is not valid, or has no such stage.
     """
-    with _open(root) as repo:
+    with open_repo(root) as repo:
         return _plain(repo.stage.load_one(os.fspath(Path(repo.root_dir) / "dvc.yaml"), name))
 
 
 @contextlib.contextmanager
-def _open(root: str | Path) -> Iterator["Repo"]:
+def open_repo(root: str | Path) -> Iterator["Repo"]:
+    """Open a DVC project; what DVC refuses in it is one line.
+
+    Args:
+        root: the project's folder.
+
+    Yields:
+        The project.
+
+    Raises:
+        UserError: the folder is no DVC project, or its dvc.yaml is not valid.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

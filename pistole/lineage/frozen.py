@@ -1,0 +1,116 @@
+"""The frozen DAG of one cluster run: all that its jobs know. Imports nothing heavy.
+
+The process that starts a run asks DVC once which stages are stale and writes them down; a job reads
+that file, never DVC. Every run has its own tokens, one for each finished job, so no clock decides
+what runs.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from pistole.errors import UserError
+from pistole.lineage.dag import Stage
+
+FOLDER = Path(".pistole/cluster")
+TABLE = FOLDER / "dag.json"
+TOKENS = FOLDER / "done"
+
+
+class Entry(TypedDict):
+    """What dvc.lock says of a stage, or a receipt of its run."""
+
+    cmd: list[str]
+    deps: dict[str, str]
+    params: dict[str, dict[str, Any]]
+    outs: dict[str, str]
+
+
+class Frozen(Stage):
+    """One stage as it was when the run began."""
+
+    stale: bool  # DVC would run it, or what it reads may be written anew
+    locked: Entry | None  # its entry in dvc.lock
+    after: list[str]  # tokens of the stale stages that it reads from
+    sources: list[str]  # dependencies that this run leaves alone
+    token: str  # file that its job leaves
+    receipt: NotRequired[str]  # receipt of an earlier run, to tell it from one of this run
+
+
+def save(root: str | Path, table: list[Frozen]) -> None:
+    """Write the table, whole or not at all.
+
+    Args:
+        root: the project's folder.
+        table: the stages of the run.
+    """
+    write(Path(root) / TABLE, table)
+
+
+def load(root: str | Path) -> list[Frozen]:
+    """Read the table of the run that was started last.
+
+    Args:
+        root: the project's folder.
+
+    Returns:
+        Its stages.
+
+    Raises:
+        UserError: there was no run.
+    """
+    return read(Path(root) / TABLE, "start a run with snakemake")
+
+
+def find(table: list[Frozen], name: str) -> Frozen:
+    """Look up a stage.
+
+    Args:
+        table: the stages of a run.
+        name: DVC's name of the stage.
+
+    Returns:
+        The stage.
+
+    Raises:
+        UserError: the run has no such stage.
+    """
+    for stage in table:
+        if stage["name"] == name:
+            return stage
+    raise UserError(f"{TABLE} has no stage {name}: start the run again")
+
+
+def write(path: Path, value: Any) -> None:
+    """Write JSON beside a file and rename it, without what pistole.files imports.
+
+    Args:
+        path: the file.
+        value: its content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read(path: Path, remedy: str) -> Any:
+    """Read JSON.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is missing.
+
+    Returns:
+        Its value.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: {remedy}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}): {remedy}") from None
