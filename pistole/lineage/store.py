@@ -34,9 +34,9 @@ def write_run(
     Args:
         uri: address of the store.
         run: the stage's metrics, figures and tables.
-        record: stage, host, started (ms since 1970) and seconds; under DVC also run_key, cmd, deps,
-            params and outs. It becomes the artifact ``lineage.json`` too.
-        tags: circumstances of the run.
+        record: the receipt without its run id, or what is known of a run that leaves none. It
+            becomes the artifact ``lineage.json`` too.
+        tags: what else to say of the run.
         status: FINISHED, FAILED or KILLED.
 
     Returns:
@@ -46,7 +46,7 @@ def write_run(
     with _locked(uri):
         client = client_of(uri)
         experiment = _experiment(client, uri)
-        everything = {**tags, **_lineage_tags(record)}
+        everything = {**tags_of(record), **tags}
         fitting = {name: fit(value) for name, value in everything.items()}
         created = client.create_run(experiment, record["started"], fitting, run.stage)
         run_id = created.info.run_id
@@ -58,6 +58,35 @@ def write_run(
         client.log_dict(run_id, dict(record), LINEAGE_FILE)
         client.set_terminated(run_id, status, record["started"] + round(1000 * record["seconds"]))
     return run_id
+
+
+def tags_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """Say in tags what a record says, as far as one searches for it.
+
+    Args:
+        record: as :func:`write_run` takes it.
+
+    Returns:
+        Tag -> value; empty ones are left out.
+    """
+    code, environment = record["code"], record["environment"]
+    tags = {
+        "dvc.stage": record["stage"],
+        "dvc.engine": record["engine"],
+        "git.commit": code["commit"],
+        "git.dirty": str(bool(code["changed"])).lower() if code["commit"] else None,
+        "host": record["host"],
+        "slurm.job": record["slurm_job"],
+        "device": environment["device"],
+        "pistole.version": environment["versions"]["pistole"],
+        "env.lock_sha256": environment["lock_sha256"],
+        "pistole.receipt": record.get("id"),
+    }
+    if "run_key" in record:
+        tags |= {"dvc.run_key": record["run_key"], "dvc.cmd": " && ".join(record["cmd"])}
+        for table in ("deps", "outs"):
+            tags[f"dvc.{table}"] = json.dumps(record[table], sort_keys=True)
+    return {tag: value for tag, value in tags.items() if value}
 
 
 def fit(text: str) -> str:
@@ -140,15 +169,6 @@ def _experiment(client: "MlflowClient", uri: str) -> str:
     database = _database(uri)
     place = (database.parent / "mlartifacts").as_uri() if database else None
     return client.create_experiment(EXPERIMENT, artifact_location=place)
-
-
-def _lineage_tags(record: Mapping[str, Any]) -> dict[str, str]:
-    if "run_key" not in record:
-        return {}
-    tags = {"dvc.run_key": record["run_key"], "dvc.cmd": " && ".join(record["cmd"])}
-    for table in ("deps", "outs"):
-        tags[f"dvc.{table}"] = json.dumps(record[table], sort_keys=True)
-    return tags
 
 
 def _log_values(
