@@ -7,10 +7,11 @@ what runs.
 
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
-from pistole.errors import UserError
+from pistole.errors import UserError, require_choice
 from pistole.lineage.dag import Stage
 
 FOLDER = Path(".pistole/cluster")
@@ -35,7 +36,6 @@ class Frozen(Stage):
     after: list[str]  # tokens of the stale stages that it reads from
     sources: list[str]  # dependencies that this run leaves alone
     token: str  # file that its job leaves
-    receipt: NotRequired[str]  # receipt of an earlier run, to tell it from one of this run
 
 
 def save(root: str | Path, table: list[Frozen]) -> None:
@@ -114,3 +114,86 @@ def read(path: Path, remedy: str) -> Any:
         raise UserError(f"{path} does not exist: {remedy}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): {remedy}") from None
+
+
+def rule_name(stage: str) -> str:
+    """Make a Snakemake rule's name of a stage's name: letters, digits and underscores.
+
+    Args:
+        stage: DVC's name of the stage.
+
+    Returns:
+        The name, such as ``merge_pistole``.
+    """
+    return re.sub(r"\W", "_", stage)
+
+
+def log_of(stage: str) -> str:
+    """Name the file of what a stage prints.
+
+    Args:
+        stage: DVC's name of the stage.
+
+    Returns:
+        Its path in the project.
+    """
+    return str(FOLDER / "logs" / f"{stage}.log")
+
+
+def benchmark_of(stage: str) -> str:
+    """Name the file of a stage's time and memory.
+
+    Args:
+        stage: DVC's name of the stage.
+
+    Returns:
+        Its path in the project.
+    """
+    return str(FOLDER / "benchmarks" / f"{stage}.tsv")
+
+
+def threads_of(stage: Stage) -> int:
+    """Read how many cores a stage wants.
+
+    Args:
+        stage: the stage, with ``meta.resources.cpus_per_task``.
+
+    Returns:
+        The number; 1 if it says none.
+    """
+    return stage["meta"].get("resources", {}).get("cpus_per_task", 1)
+
+
+def resources_of(stage: Stage, gpu_request: str) -> dict[str, int | str]:
+    """Read what else a stage wants of a machine.
+
+    Args:
+        stage: the stage, with ``meta.resources``: mem_mb, runtime (minutes), gpu.
+        gpu_request: ``gpu`` for clusters that take ``--gpus=N``, ``gres`` for ``--gres=gpu:N``.
+
+    Returns:
+        Resources of a Snakemake rule.
+
+    Raises:
+        UserError: the request is neither of them.
+    """
+    require_choice("gpu_request", gpu_request, ("gpu", "gres"))
+    wanted = dict(stage["meta"].get("resources", {}))
+    wanted.pop("cpus_per_task", None)
+    gpus = wanted.get("gpu")
+    if gpus and gpu_request == "gres":
+        del wanted["gpu"]
+        wanted["gres"] = f"gpu:{gpus}"
+    return wanted
+
+
+def report_files() -> dict[str, str]:
+    """List what Snakemake's report shows of a finished run in this folder.
+
+    Returns:
+        Path -> category; parameters, the table and every figure.
+    """
+    figures = [*Path("report/figures").glob("*.svg"), *Path("report/figures").glob("*.png")]
+    found = {"params.yaml": "Parameters", "report/table.csv": "Results"}
+    found |= {str(path): "Figures" for path in sorted(figures)}
+    return {path: category for path, category in found.items() if Path(path).is_file()}
