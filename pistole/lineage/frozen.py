@@ -8,6 +8,7 @@ what runs.
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -38,13 +39,14 @@ class Frozen(Stage):
     token: str  # file that its job leaves
 
 
-def save(root: str | Path, table: list[Frozen]) -> None:
-    """Write the table, whole or not at all.
+def start(root: str | Path, table: list[Frozen]) -> None:
+    """Write the table, whole or not at all, and forget the tokens of earlier runs.
 
     Args:
         root: the project's folder.
         table: the stages of the run.
     """
+    shutil.rmtree(Path(root) / TOKENS, ignore_errors=True)
     write(Path(root) / TABLE, table)
 
 
@@ -185,6 +187,20 @@ def resources_of(stage: Stage, gpu_request: str) -> dict[str, int | str]:
         del wanted["gpu"]
         wanted["gres"] = f"gpu:{gpus}"
     return wanted
+
+
+def last(root: str | Path) -> list[Frozen]:
+    """Read the stages that the last run has finished, to report on them.
+
+    Args:
+        root: the project's folder.
+
+    Returns:
+        The stages; none if there was no run.
+    """
+    if not (Path(root) / TABLE).is_file():
+        return []
+    return [stage for stage in load(root) if (Path(root) / stage["token"]).is_file()]
 
 
 def report_files() -> dict[str, str]:
