@@ -102,7 +102,7 @@ def _execute(root: Path, stage: frozen.Frozen) -> None:
     }
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri.startswith(("http://", "https://")):
-        # A file on a shared disk stands no writers at once: the starting process reads the receipts.
+        # A database file is no place for many writers: the starting process reads the receipts.
         variables["PISTOLE_TRACKING"] = "receipts"
     commands = stage["cmd"][0].splitlines() if len(stage["cmd"]) == 1 else stage["cmd"]
     for command in commands:
@@ -113,7 +113,7 @@ def _execute(root: Path, stage: frozen.Frozen) -> None:
 
 
 def _require_same_params(root: Path, stage: frozen.Frozen) -> None:
-    """Refuse a stage whose parameters were edited since the run began: it would read the new ones."""
+    """Refuse a stage whose parameters were edited since the run began: it reads the new ones."""
     for file, values in stage["params"].items():
         now = _read_params(root / file)
         for key, value in values.items() if now is not None else ():

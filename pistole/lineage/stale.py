@@ -1,4 +1,4 @@
-"""What DVC would run, written down for the jobs of a cluster run. The starting process alone asks."""
+"""What DVC would run, for the jobs of a cluster run; only the process that starts it asks DVC."""
 
 import secrets
 from pathlib import Path

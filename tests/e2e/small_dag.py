@@ -2,8 +2,8 @@
 
 A stage writes what it read and its parameter. ``raw.txt`` is its only source; ``check`` reads the
 whole of params.yaml and always writes the same, so that a changed parameter runs it alone again,
-with what reads that parameter. ``fail/STAGE`` makes a stage fail; ``edit/STAGE`` holds the name of
-a file that the stage edits when it is done.
+with what reads that parameter. ``fail/STAGE`` makes a stage fail, ``slow/STAGE`` makes it wait
+until that file is gone, and ``edit/STAGE`` holds the name of a file that it edits at its end.
 """
 
 import json
@@ -29,7 +29,8 @@ with stage_run(name) as run:
     text += f"{name} {params.get(name.partition('@')[0], '')}\\n"
     if Path("fail", name).exists():
         sys.exit(f"{name} was told to fail")
-    time.sleep(params["sleep"].get(name, 0))
+    while Path("slow", name).exists():
+        time.sleep(0.5)
     place = Path(out)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(text)
@@ -85,8 +86,8 @@ def make_project(folder: Path, tasks: str = "a, b", **changes: str) -> Path:
 
 def write_params(folder: Path, **changes: str) -> None:
     """Write params.yaml, whose values are YAML."""
-    values = {"tasks": "[a, b]", "sleep": "{}", "steps": "1", "data": "1", "train": "1"}
-    values |= {"table": "1"} | changes
+    values = {"tasks": "[a, b]", "steps": "1", "data": "1", "train": "1", "table": "1"}
+    values |= changes
     lines = [f"{name}: {value}\n" for name, value in values.items()]
     (folder / "params.yaml").write_text("".join(lines))
 
