@@ -4,7 +4,7 @@ from pistole.cli.common import app
 
 # Importing a module registers its commands; --help lists them in this order.
 # isort: off
-from pistole.cli import project, sources, merging, cluster
+from pistole.cli import project, sources, merging, lineage, cluster
 # isort: on
 
-__all__ = ["app", "cluster", "merging", "project", "sources"]
+__all__ = ["app", "cluster", "lineage", "merging", "project", "sources"]
