@@ -1,5 +1,6 @@
 """Commands around a run of workflow/Snakefile; the jobs themselves use none of them."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -14,6 +15,9 @@ def commit(
     stages: Annotated[
         list[str] | None, typer.Argument(help="stages; default: all that the last run finished")
     ] = None,
+    track: Annotated[
+        bool, typer.Option("--track", help="then write the MLflow runs that the store lacks")
+    ] = False,
 ) -> None:
     """Write what a cluster run finished into dvc.lock, if its receipts are what is on disk."""
     from pistole.lineage import commit as work
@@ -27,5 +31,24 @@ def commit(
     for name, reason in refused.items():
         sys.stderr.write(f"refused {name}: {reason}: `dvc repro {name}` runs it again\n")
     typer.echo(f"dvc.lock: {len(chosen) - len(refused)} stages committed, {len(refused)} refused")
+    if track and os.environ.get("PISTOLE_TRACKING") != "receipts":
+        _track()
     if refused:
         raise typer.Exit(1)
+
+
+def _track() -> None:
+    """Write the missing MLflow runs; a store that is down costs one line, never the commit."""
+    from pistole.lineage.track import track
+    from pistole.lineage.tracking import tracking_uri
+    from pistole.progress import say
+
+    try:
+        done = track(".", tracking_uri("."))
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        say(f"warning: no MLflow runs were written: {told}: `pistole track` tries again")
+        return
+    for reason in done.refused:
+        say(f"warning: no MLflow run was written: {reason}")
+    typer.echo(f"mlflow: {done.written} runs written, {done.present} were there")

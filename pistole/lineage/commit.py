@@ -4,13 +4,13 @@
 whose outputs were, is refused, and dvc.lock keeps its old entry.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pistole.errors import UserError
 from pistole.files import write_text
-from pistole.lineage import dag, frozen, receipts, stale
+from pistole.lineage import dag, frozen, lockfile, receipts
 from pistole.lineage.hashing import md5_path
 
 if TYPE_CHECKING:
@@ -59,10 +59,11 @@ def commit(root: str | Path, keys: dict[str, str]) -> dict[str, str]:
         before = dag.producers(list(stages.values()))
         order = _order(repo)
         for name in [n for n in order if n in keys] + sorted(keys.keys() - set(order)):
-            reason = _refusal(root, stages.get(name), name, keys[name])
             unsound = before.get(name, set()) & refused.keys()
-            if not reason and unsound:
+            if unsound:
                 reason = f"it read what {min(unsound)} wrote, which was refused"
+            else:
+                reason = _refusal(root, stages.get(name), name, keys[name])
             reason = reason or _commit(repo, root, name, keys[name])
             if reason:
                 refused[name] = reason
@@ -82,6 +83,8 @@ def _refusal(root: Path, stage: dag.Stage | None, name: str, key: str) -> str:
     receipt = receipts.find(root, name, key)
     if receipt is None:
         return "it left no receipt of what it read and wrote"
+    if receipts.identity(receipt) != receipt["id"]:
+        return "its receipt was edited"
     for what in ("cmd", "params"):
         if receipt[what] != stage[what]:
             return f"its {what} changed since it ran"
@@ -94,7 +97,7 @@ def _refusal(root: Path, stage: dag.Stage | None, name: str, key: str) -> str:
     return ""
 
 
-def _edited(root: Path, digests: dict[str, str]) -> Iterable[str]:
+def _edited(root: Path, digests: dict[str, str]) -> Iterator[str]:
     for path, digest in digests.items():
         if not (root / path).exists() or md5_path(root, path) != digest:
             yield path
@@ -103,15 +106,14 @@ def _edited(root: Path, digests: dict[str, str]) -> Iterable[str]:
 def _commit(repo: "Repo", root: Path, name: str, key: str) -> str:
     """Commit one stage; if DVC saw something else than the check before, put dvc.lock back."""
     from dvc.exceptions import DvcException
-    from dvc.utils.serialize import load_yaml
 
-    lock = root / "dvc.lock"
+    lock = root / lockfile.NAME
     old = lock.read_text(encoding="utf-8") if lock.is_file() else None
     try:
         repo.commit(name, force=True)
     except DvcException as error:
         raise UserError(f"{name}: dvc commit: {error}: see `dvc status`") from error
-    seen: Any = stale.entry(load_yaml(lock)["stages"][name])
+    seen: Mapping[str, Any] = lockfile.read(root)[name]
     receipt = receipts.find(root, name, key) or {}
     changed = [what for what in FIELDS if seen[what] != receipt.get(what)]
     if not changed:

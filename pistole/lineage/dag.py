@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pistole.errors import UserError
+from pistole.lineage.paths import overlapping
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -86,24 +87,9 @@ def producers(stages: list[Stage]) -> dict[str, set[str]]:
     """
     owner = {out["path"]: stage["name"] for stage in stages for out in stage["outs"]}
     return {
-        stage["name"]: {
-            name for path, name in owner.items() if any(overlap(dep, path) for dep in stage["deps"])
-        }
+        stage["name"]: {owner[path] for dep in stage["deps"] for path in overlapping(dep, owner)}
         for stage in stages
     }
-
-
-def overlap(one: str, other: str) -> bool:
-    """Tell whether two paths are the same or one is inside the other.
-
-    Args:
-        one: a path.
-        other: another one.
-
-    Returns:
-        Whether they overlap.
-    """
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 def load_stage(root: str | Path, name: str) -> Stage:

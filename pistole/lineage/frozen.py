@@ -10,23 +10,15 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from pistole.errors import UserError, require_choice
 from pistole.lineage.dag import Stage
+from pistole.lineage.lockfile import Entry
 
 FOLDER = Path(".pistole/cluster")
 TABLE = FOLDER / "dag.json"
 TOKENS = FOLDER / "done"
-
-
-class Entry(TypedDict):
-    """What dvc.lock says of a stage, or a receipt of its run."""
-
-    cmd: list[str]
-    deps: dict[str, str]
-    params: dict[str, dict[str, Any]]
-    outs: dict[str, str]
 
 
 class Frozen(Stage):

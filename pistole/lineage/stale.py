@@ -2,13 +2,10 @@
 
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pistole.errors import UserError
-from pistole.lineage import dag, frozen
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
+from pistole.lineage import dag, frozen, lockfile
+from pistole.lineage.paths import overlapping
 
 ID_BYTES = 6  # of a run's id, which only has to differ from those of the runs before
 
@@ -31,7 +28,8 @@ def freeze(root: str | Path = ".") -> list[frozen.Frozen]:
     with dag.open_repo(root) as repo:
         stages = dag.stages_of(repo)
         changed = set(repo.status())
-        locked = _locked(repo)
+        place = Path(repo.root_dir) / lockfile.NAME
+    locked = lockfile.parse(place.read_text(encoding="utf-8")) if place.is_file() else {}
     live = [stage for stage in stages if not stage["frozen"]]
     before = dag.producers(live)
     stale = _closure(changed & before.keys(), before)
@@ -43,7 +41,7 @@ def _freeze(
     stage: dag.Stage,
     stale: set[str],
     before: dict[str, set[str]],
-    locked: dict[str, frozen.Entry],
+    locked: dict[str, lockfile.Entry],
     folder: Path,
     live: list[dag.Stage],
 ) -> frozen.Frozen:
@@ -56,7 +54,7 @@ def _freeze(
         stale=name in stale,
         locked=locked.get(name),
         after=[str(folder / f"{other}.json") for other in sorted(before[name] & stale)],
-        sources=[d for d in stage["deps"] if not any(dag.overlap(d, path) for path in made)],
+        sources=[dep for dep in stage["deps"] if not overlapping(dep, made)],
         token=str(folder / f"{name}.json"),
     )
 
@@ -68,33 +66,3 @@ def _closure(names: set[str], before: dict[str, set[str]]) -> set[str]:
         if not below:
             return names
         names = names | below
-
-
-def _locked(repo: "Repo") -> dict[str, frozen.Entry]:
-    from dvc.utils.serialize import load_yaml
-
-    place = Path(repo.root_dir) / "dvc.lock"
-    stages = load_yaml(place).get("stages", {}) if place.is_file() else {}
-    return {name: entry(content) for name, content in stages.items()}
-
-
-def entry(content: dict[str, Any]) -> frozen.Entry:
-    """Bring a stage's part of dvc.lock into the form that a receipt has.
-
-    Args:
-        content: the value of one stage in dvc.lock.
-
-    Returns:
-        Its commands, parameters, and hashes by path.
-    """
-    cmd = content["cmd"]
-    return frozen.Entry(
-        cmd=cmd if isinstance(cmd, list) else [cmd],
-        deps=_hashes(content.get("deps", [])),
-        params=content.get("params", {}),
-        outs=_hashes(content.get("outs", [])),
-    )
-
-
-def _hashes(items: list[dict[str, Any]]) -> dict[str, str]:
-    return {item["path"].rstrip("/"): item.get("md5", "") for item in items}
