@@ -4,6 +4,7 @@
 whose outputs were, is refused, and dvc.lock keeps its old entry.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,8 @@ def commit(root: str | Path, keys: dict[str, str]) -> dict[str, str]:
     """
     root = Path(root).resolve()
     refused: dict[str, str] = {}
-    with dag.open_repo(root) as repo:
+    # DVC looks a stage up in the working folder.
+    with contextlib.chdir(root), dag.open_repo(root) as repo:
         stages = {stage["name"]: stage for stage in dag.stages_of(repo)}
         before = dag.producers(list(stages.values()))
         order = _order(repo)
@@ -72,8 +74,11 @@ def commit(root: str | Path, keys: dict[str, str]) -> dict[str, str]:
 
 def _order(repo: "Repo") -> list[str]:
     from dvc.repo.reproduce import plan_repro
+    from dvc.stage import PipelineStage
 
-    return [stage.addressing for stage in plan_repro(repo.index.graph)]
+    return [
+        stage.name for stage in plan_repro(repo.index.graph) if isinstance(stage, PipelineStage)
+    ]
 
 
 def _refusal(root: Path, stage: dag.Stage | None, name: str, key: str) -> str:

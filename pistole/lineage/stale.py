@@ -27,7 +27,8 @@ def freeze(root: str | Path = ".") -> list[frozen.Frozen]:
     """
     with dag.open_repo(root) as repo:
         stages = dag.stages_of(repo)
-        changed = set(repo.status())
+        # DVC names a stage by its file, too, unless that is in the working folder.
+        changed = {name.rpartition(":")[2] for name in repo.status()}
         place = Path(repo.root_dir) / lockfile.NAME
     locked = lockfile.parse(place.read_text(encoding="utf-8")) if place.is_file() else {}
     live = [stage for stage in stages if not stage["frozen"]]
