@@ -30,6 +30,7 @@ with stage_run(name) as run:
     if Path("fail", name).exists():
         sys.exit(f"{name} was told to fail")
     while Path("slow", name).exists():
+        Path("slow", f"{name}.waits").touch()
         time.sleep(0.5)
     place = Path(out)
     place.parent.mkdir(parents=True, exist_ok=True)
