@@ -53,10 +53,13 @@ def commit(root: str | Path, keys: dict[str, str]) -> dict[str, str]:
     Raises:
         UserError: DVC cannot read the project.
     """
+    from dvc.repo import lock_repo
+
     root = Path(root).resolve()
     refused: dict[str, str] = {}
-    # DVC looks a stage up in the working folder.
-    with contextlib.chdir(root), dag.open_repo(root) as repo:
+    # DVC looks a stage up in the working folder. Under one lock it reads dvc.yaml once, not for
+    # every stage.
+    with contextlib.chdir(root), dag.open_repo(root) as repo, lock_repo(repo):
         stages = {stage["name"]: stage for stage in dag.stages_of(repo)}
         before = dag.producers(list(stages.values()))
         order = _order(repo)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.e2e.small_dag import environment
 
-PATIENCE = 300  # s until a server answers; an idle machine needs ten
+PATIENCE = 900  # s for a server or a stage; an idle machine needs ten
 
 
 def programs() -> Path | None:
@@ -52,7 +52,9 @@ def postgres() -> Iterator[str]:
         initialise = [place / "initdb", "-D", data, "-U", "mlflow", "-A", "trust", "--no-sync"]
         subprocess.run(initialise, check=True, capture_output=True, **who)
         with ended(subprocess.Popen([place / "postgres", "-D", data, "-k", folder, *where], **who)):
-            wait_for(lambda: not subprocess.call([place / "pg_isready", "-q", *where]))
+            wait_for(
+                lambda: not subprocess.call([place / "pg_isready", "-q", *where, "-U", "mlflow"])
+            )
             subprocess.run([place / "createdb", *where, "-U", "mlflow", "mlflow"], check=True)
             yield f"postgresql://mlflow@127.0.0.1:{port}/mlflow"
     finally:
@@ -65,7 +67,8 @@ def mlflow_server(database: str, folder: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database]
     command += ["--artifacts-destination", str(folder / "artifacts")]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
+    # One worker: a supervisor of several kills those that a busy machine keeps from answering.
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     variables = environment(MLFLOW_DISABLE_TELEMETRY="true")
     # The driver may lie in a folder that only this test was told of.
     variables["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")

@@ -14,7 +14,7 @@ from tests.e2e.small_dag import call, environment, make_project
 # A library of DVC's warns of its own next version.
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning"),
 ]
 TASKS = "abcdefgh"
@@ -50,7 +50,8 @@ def finish(job: subprocess.Popen) -> None:
 def test_eight_stages_at_once_lose_no_run_and_no_metric(uri, tmp_path, monkeypatch):
     project = make_project(tmp_path, tasks=", ".join(TASKS), steps=str(STEPS))
     frozen.start(project, stale.freeze(project))
-    finish(start_job(project, "check", uri))
+    with start_job(project, "check", uri) as job:
+        finish(job)
     names = [f"data@{task}" for task in TASKS]
     (project / "slow").mkdir()
     for name in names:
@@ -65,6 +66,7 @@ def test_eight_stages_at_once_lose_no_run_and_no_metric(uri, tmp_path, monkeypat
     finally:
         for job in jobs:
             job.kill()
+            job.communicate()
     left = {receipt["id"]: receipt for receipt in receipts.every(project)}
     assert sorted(receipt["stage"] for receipt in left.values()) == ["check", *names]
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
