@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pistole.cli.common import app
+from pistole.cli.common import PARAMS, ParamsFile, app
 
 Project = Annotated[Path, typer.Option(help="folder of the DVC project")]
 HERE = Path()
@@ -95,3 +95,72 @@ def _give(text: str, out: Path | None) -> None:
         typer.echo(text.rstrip("\n"))
     else:
         write_text(out, text if text.endswith("\n") else f"{text}\n")
+
+
+@app.command()
+def crate(
+    out: Annotated[Path, typer.Argument(help="folder to write; it must not exist")],
+    name: Annotated[str, typer.Option(help="title of the crate")] = "PISTOLE pipeline run",
+    license_name: Annotated[
+        str, typer.Option("--license", help="licence of the content: a URL, or words")
+    ] = "not stated",
+    project: Project = HERE,
+) -> None:
+    """Write a Workflow Run RO-Crate: files with digests, and an action per stage."""
+    from pistole.lineage.crate import write_crate
+
+    done = write_crate(project, out, name, license_name)
+    typer.echo(f"{out}: {done['stages']} stages, {done['files']} files, {done['bytes']} bytes")
+
+
+statement_app = typer.Typer(
+    no_args_is_help=True, help="State where an output comes from (in-toto)."
+)
+app.add_typer(statement_app, name="statement")
+
+
+@statement_app.command("make")
+def statement_make(
+    path: Annotated[str, typer.Argument(help="an output, such as artifacts/merged/pistole")],
+    key: Annotated[Path | None, typer.Option(help="private Ed25519 key (PEM) to sign with")] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write; default: print")] = None,
+    project: Project = HERE,
+) -> None:
+    """Write an in-toto statement with SLSA provenance; signed it is a DSSE envelope."""
+    from pistole.lineage.statement import make_statement, sign
+
+    statement = make_statement(project, path)
+    _give(json.dumps(sign(statement, key) if key else statement, indent=2, sort_keys=True), out)
+
+
+@statement_app.command("verify")
+def statement_verify(
+    file: Annotated[Path, typer.Argument(help="what 'pistole statement make' wrote")],
+    key: Annotated[Path | None, typer.Option(help="public Ed25519 key (PEM)")] = None,
+    project: Project = HERE,
+) -> None:
+    """Check the signature of a statement and the digests of its subjects."""
+    from pistole.lineage.statement import verify
+
+    statement = verify(project, file, key)
+    typer.echo(f"{file}: {len(statement['subject'])} files are as stated")
+
+
+@app.command()
+def card(
+    model: Annotated[str, typer.Argument(help="row of the table whose model is merged")],
+    base_model: Annotated[
+        str | None, typer.Option(help="the base's name on the Hugging Face hub")
+    ] = None,
+    license_name: Annotated[
+        str | None, typer.Option("--license", help="licence as the hub names it")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write; default: print")] = None,
+    project: Project = HERE,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write the model card of a merged model, with Hugging Face metadata."""
+    from pistole.lineage.card import write_card
+    from pistole.params import load_params
+
+    _give(write_card(project, load_params(params), model, base_model, license_name), out)

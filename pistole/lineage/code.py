@@ -11,6 +11,7 @@ from pistole.lineage.paths import inside
 
 # What a run writes or what its receipt holds value by value is no change of the code.
 RECORDED = frozenset({"dvc.lock", "params.yaml"})
+OWN = ".pistole"
 
 
 def state(root: Path) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def state(root: Path) -> dict[str, Any]:
     lines = git(root, "status", "--porcelain", "-z", "-uno", "--no-renames", "--", ".").split("\0")
     prefix = git(root, "rev-parse", "--show-prefix").strip()
     changed = {line[3:].removeprefix(prefix) for line in lines if line} - RECORDED
-    outs = _recorded_outs(root) if changed else []
+    outs = [OWN, *_recorded_outs(root)] if changed else []
     kept = [path for path in sorted(changed) if not any(inside(path, out) for out in outs)]
     return {"commit": commit, "changed": kept}
 

@@ -75,8 +75,8 @@ def facts(stage: Mapping[str, Any]) -> list[str]:
         *lines,
         f"run {stage['run_id'] or 'none'}, commit {(code['commit'] or 'none')[:SHORT]}{dirty}",
         f"lock {lock}, python {environment['python']}, {', '.join(ran)}",
-        f"{_when(stage['started'])}, {stage['seconds']:g} s, {stage['host']}, "
-        f"{environment['device']} ({environment['device_name']}){slurm}",
+        f"{_when(stage['started'])}, {stage['seconds']:g} s, {stage['user'] or 'unknown'} on "
+        f"{stage['host']}, {environment['device']} ({environment['device_name']}){slurm}",
     ]
 
 

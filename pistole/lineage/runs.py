@@ -108,7 +108,7 @@ def _plain(client: "MlflowClient", run: "Run", receipts: Collection[str]) -> dic
         "run_id": run.info.run_id,
         "status": run.info.status,
         "deleted": run.info.lifecycle_stage == "deleted",
-        "tags": {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")},
+        "tags": dict(run.data.tags),
     }
     if plain["tags"].get("pistole.receipt") not in receipts:
         return plain

@@ -74,6 +74,7 @@ def tags_of(record: Mapping[str, Any]) -> dict[str, str]:
         "dvc.engine": record["engine"],
         "git.commit": code["commit"],
         "git.dirty": str(bool(code["changed"])).lower() if code["commit"] else None,
+        "mlflow.user": record.get("user"),
         "host": record["host"],
         "slurm.job": record["slurm_job"],
         "device": environment["device"],

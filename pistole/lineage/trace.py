@@ -126,7 +126,8 @@ def _describe(
     for path, md5 in sorted(entry["deps"].items()):
         above = sorted({owners[out] for out in overlapping(path, owners)} - {name})
         inputs.append({"path": path, "md5": md5, "from": above})
-    known = ("run_id", "host", "started", "seconds", "engine", "slurm_job", "code", "environment")
+    known = ("run_id", "user", "host", "started", "seconds", "engine", "slurm_job")
+    known = (*known, "code", "environment")
     about = {part: receipt[part] if receipt else None for part in known}
     return {**entry, "inputs": inputs, **about}
 

@@ -8,6 +8,7 @@ the receipt alone, for ``pistole track`` to write the run later.
 """
 
 import contextlib
+import getpass
 import os
 import platform
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class Inputs:
     """What is known of a stage before it works."""
 
     root: Path
+    home: Path
     code: dict[str, Any]
     writer: Writer | None
     stage: dag.Stage | None = None
@@ -90,20 +92,28 @@ def _begin(name: str) -> Inputs | None:
     under_dvc = "DVC_STAGE" in os.environ
     if not under_dvc and not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
-    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    uri = tracking_uri(root)
+    root = _project()
+    # In an experiment's copy of the project, which DVC removes, DVC_ROOT is the project itself.
+    home = Path(os.environ.get("DVC_ROOT", root)).resolve()
+    uri = tracking_uri(home)
     later = under_dvc and os.environ.get("PISTOLE_TRACKING") == "receipts"
     inputs = None
     with _tolerant():
         writer = None if later else Writer(uri)
-        known = Inputs(root, code.state(root), writer)
+        known = Inputs(root, home, code.state(root), writer)
         if under_dvc:
             known.stage = _describe(root, name)
             known.deps = hash_paths(root, known.stage["deps"])
             known.key = run_key(known.stage["cmd"], known.deps, known.stage["params"])
-            receipts.remove(root, name, known.key)
+            receipts.remove(home, name, known.key)
         inputs = known
     return inputs
+
+
+def _project() -> Path:
+    """Return the folder of the project or of an experiment's copy of it, where the stage runs."""
+    here = Path.cwd()
+    return next((place for place in (here, *here.parents) if (place / ".dvc").is_dir()), here)
 
 
 def _finish(run: StageRun, inputs: Inputs) -> None:
@@ -115,9 +125,9 @@ def _finish(run: StageRun, inputs: Inputs) -> None:
             return
         outs = hash_paths(inputs.root, [out["path"] for out in inputs.stage["outs"]])
         record = _record(run.stage, inputs, outs)
-        receipt = receipts.write(inputs.root, record, run.measured(inputs.root))
+        receipt = receipts.write(inputs.home, record, run.measured(inputs.root))
         run_id = _log(run, inputs, receipt, "FINISHED")
-        receipts.set_run_id(inputs.root, receipt, run_id)
+        receipts.set_run_id(inputs.home, receipt, run_id)
 
 
 def _log(
@@ -136,6 +146,7 @@ def _log(
 def _record(name: str, inputs: Inputs, outs: dict[str, str]) -> dict[str, Any]:
     record = {
         "stage": name,
+        "user": _user(),
         "host": platform.node(),
         "started": inputs.started,
         "seconds": round((now() - inputs.started) / 1000, 3),
@@ -149,6 +160,13 @@ def _record(name: str, inputs: Inputs, outs: dict[str, str]) -> dict[str, Any]:
     cmd, params = inputs.stage["cmd"], inputs.stage["params"]
     lineage = {"run_key": inputs.key, "cmd": cmd, "deps": inputs.deps, "params": params}
     return record | lineage | {"outs": outs}
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number that has no name
+        return None
 
 
 def _describe(root: Path, name: str) -> dag.Stage:

@@ -1,8 +1,10 @@
 """A small project under git and DVC, whose stages leave receipts and MLflow runs."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from pistole.lineage.environment import versions
 from pistole.lineage.tracking import stage_run, tracking_uri
-from tests.e2e.micro import inside
+from tests.e2e.micro import ROOT, environment, inside
 
 DVC_YAML = """
 stages:
@@ -68,6 +70,26 @@ def work(kind: str, out: Path, extra: str, run: Any) -> None:
         Path(extra).write_text(json.dumps({"models": {"merged": {"sum": score}}}))
         run.metric("sum", score)
         run.table("rows", [{"score": score}])
+
+
+def main() -> None:
+    """Be the command of a stage: ``stage KIND OUT [EXTRA]``."""
+    _, kind, out, *extra = sys.argv
+    with stage_run(kind) as run:
+        work(kind, Path(out), "".join(extra), run)
+
+
+def install(folder: Path) -> dict[str, str]:
+    """Write the command of the stages; return the environment that DVC then needs."""
+    command = folder / "stage"
+    code = "from tests.e2e.lineage_project import main\nmain()\n"
+    command.write_text(f"#!{sys.executable} -P\n{code}")
+    command.chmod(0o755)
+    path = os.pathsep.join([str(folder), os.environ["PATH"]])
+    names = {"PATH": path, "PYTHONPATH": str(ROOT), "PISTOLE_TRACKING": "receipts"}
+    identity = {"GIT_AUTHOR_NAME": "n", "GIT_AUTHOR_EMAIL": "e@example.org"}
+    identity |= {"GIT_COMMITTER_NAME": "n", "GIT_COMMITTER_EMAIL": "e@example.org"}
+    return environment() | names | identity
 
 
 def git(root: Path, *arguments: str) -> str:

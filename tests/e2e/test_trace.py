@@ -1,7 +1,6 @@
 """pistole trace and pistole diff on a project of five stages."""
 
 import json
-import os
 import re
 
 import pytest
@@ -11,26 +10,8 @@ from pistole.lineage import drawing, lockfile, receipts
 from pistole.lineage.diff import compare, text
 from pistole.lineage.hashing import md5_path
 from pistole.lineage.trace import trace
-from tests.e2e.lineage_project import STAGES, copy, create, git, repro
-from tests.e2e.micro import environment, status
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    root = create(tmp_path_factory.mktemp("finished") / "project")
-    assert sorted(repro(root)) == sorted(STAGES)
-    git(root, "add", ".")
-    git(root, "commit", "-m", "results")
-    return root
-
-
-@pytest.fixture
-def project(finished, tmp_path, monkeypatch):
-    for name in os.environ.keys() - environment().keys():
-        monkeypatch.delenv(name)
-    folder = copy(finished, tmp_path / "project")
-    monkeypatch.chdir(folder)
-    return folder
+from tests.e2e.lineage_project import STAGES, git, repro
+from tests.e2e.micro import status
 
 
 def change_params(project, old, new):
@@ -150,7 +131,7 @@ def test_the_tree_writes_each_stage_once_with_all_that_an_auditor_asks(project):
     assert "params: device=auto, lr.robust=0.0001, seed=1" in drawn
     assert f"commit {receipt['code']['commit'][:12]} DIRTY (stage.py)" in drawn
     assert f"lock {receipt['environment']['lock_sha256'][:12]}, python " in drawn
-    assert f"{receipt['seconds']:g} s, {receipt['host']}, cpu" in drawn
+    assert f"{receipt['seconds']:g} s, {receipt['user']} on {receipt['host']}, cpu" in drawn
     assert f"raw {md5_path(project, 'raw')[:12]}" in drawn
 
 
