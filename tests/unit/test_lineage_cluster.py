@@ -1,92 +1,26 @@
-"""What a cluster run freezes, what its jobs decide, and what is refused into dvc.lock."""
+"""What a cluster run freezes, and what its jobs decide."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
+from cluster_project import DVC_YAML, all_committed, make_project, run, start, write_params
 
 from pistole.errors import UserError
-from pistole.lineage import frozen, job, lockfile, receipts, stale
-from pistole.lineage.commit import commit, finished
-from pistole.lineage.hashing import hash_paths, run_key
+from pistole.lineage import frozen, job, stale
+from pistole.lineage.commit import finished
+from pistole.lineage.hashing import hash_paths
 
 # A library of DVC's warns of its own next version.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")
-DVC_YAML = """
-stages:
-  a:
-    cmd: cat in.txt > a.txt
-    deps: [in.txt]
-    params: [x.y]
-    outs: [a.txt]
-    meta: {resources: {mem_mb: 300, cpus_per_task: 2, gpu: 1}}
-  b:
-    cmd: ["mkdir b", "cp a.txt b/b.txt"]
-    deps: [a.txt]
-    outs: [b: {type: dir}]
-  c:
-    cmd: echo $DVC_STAGE $PISTOLE_ENGINE > c.txt
-    deps: [other.txt]
-    outs: [c.txt]
-  kept:
-    frozen: true
-    cmd: "false"
-    outs: [kept.txt]
-"""
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    from dvc.repo import Repo
-
-    Repo.init(str(tmp_path), no_scm=True).close()
-    files = {"dvc.yaml": DVC_YAML, "in.txt": "in", "other.txt": "other"}
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    write_params(tmp_path, 1)
     monkeypatch.setattr(job, "PATIENCE", 0)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
-
-
-def write_params(project: Path, value: int) -> None:
-    (project / "params.yaml").write_text(f"x: {{y: {value}}}\nz: 1\n")
-
-
-def start(project: Path) -> dict[str, frozen.Frozen]:
-    table = stale.freeze(project)
-    frozen.start(project, table)
-    return {stage["name"]: stage for stage in table}
-
-
-def run(project: Path, *names: str) -> list[str]:
-    """Run jobs, leave receipts as the stages of the real DAG do, and return their reasons."""
-    reasons = []
-    for name in names:
-        stage = frozen.find(frozen.load(project), name)
-        deps = hash_paths(project, stage["deps"])
-        reasons.append(job.run(project, name))
-        record = {
-            "stage": name,
-            "cmd": stage["cmd"],
-            "params": stage["params"],
-            "deps": deps,
-            "outs": hash_paths(project, [out["path"] for out in stage["outs"]]),
-            "run_key": run_key(stage["cmd"], deps, stage["params"]),
-            "started": 1,
-            "code": {},
-            "environment": {},
-        }
-        receipts.write(project, record, {})
-    return reasons
-
-
-def all_committed(project: Path) -> Path:
-    start(project)
-    run(project, "a", "b", "c")
-    assert commit(project, finished(project)) == {}
-    return project
+    return make_project(tmp_path)
 
 
 def test_a_first_run_freezes_every_stage_but_the_frozen_one(project):
@@ -99,12 +33,6 @@ def test_a_first_run_freezes_every_stage_but_the_frozen_one(project):
     assert [table[name]["sources"] for name in "abc"] == [["in.txt"], [], ["other.txt"]]
     assert json.loads(json.dumps(table)) == table
     assert stale.freeze(project)[0]["token"] != table["a"]["token"]
-
-
-def test_after_a_commit_dvc_finds_nothing_stale(project):
-    all_committed(project)
-    assert not any(stage["stale"] for stage in stale.freeze(project))
-    assert (project / "c.txt").read_text() == "c snakemake\n"
 
 
 def test_what_is_below_a_changed_stage_is_stale_and_the_rest_is_not(project):
@@ -200,61 +128,6 @@ def test_a_server_is_logged_to_live_and_a_file_from_receipts(project, monkeypatc
         start(project)
         job.run(project, "a")
         assert (project / "a").read_text().strip() == told
-
-
-EDITS = {
-    "cmd": ("dvc.yaml", DVC_YAML.replace("cat in.txt", "cat  in.txt")),
-    "params": ("params.yaml", "x: {y: 2}"),
-    "input in.txt": ("in.txt", "edited"),
-    "output a.txt": ("a.txt", "edited"),
-}
-
-
-@pytest.mark.parametrize("what", EDITS)
-def test_a_stage_edited_during_the_run_is_refused_with_what_read_it(project, what):
-    start(project)
-    run(project, "a", "b", "c")
-    file, text = EDITS[what]
-    (project / file).write_text(text)
-    assert commit(project, finished(project)) == {
-        "a": f"its {what} changed since it ran",
-        "b": "it read what a wrote, which was refused",
-    }
-    assert list(lockfile.read(project)) == ["c"]
-
-
-def test_a_stage_is_refused_without_its_receipt_or_if_that_was_edited(project):
-    start(project)
-    run(project, "a", "c")
-    keys = finished(project)
-    receipts.remove(project, "a", keys["a"])
-    place = receipts.path_of(project, "c", keys["c"])
-    place.write_text(place.read_text().replace('"started": 1', '"started": 2'))
-    assert commit(project, keys) == {
-        "a": "it left no receipt of what it read and wrote",
-        "c": "its receipt was edited",
-    }
-    assert not (project / "dvc.lock").exists()
-
-
-def test_what_changes_between_the_check_and_dvcs_own_look_is_taken_back(project, monkeypatch):
-    from dvc.repo import Repo
-
-    all_committed(project)
-    old = (project / "dvc.lock").read_bytes()
-    write_params(project, 2)
-    start(project)
-    run(project, "a")
-    honest = Repo.commit
-
-    def edit_first(repo, *arguments, **named):
-        (project / "a.txt").write_text("edited")
-        return honest(repo, *arguments, **named)
-
-    monkeypatch.setattr(Repo, "commit", edit_first)
-    refused = commit(project, finished(project))
-    assert refused == {"a": "its outs changed while it was committed"}
-    assert (project / "dvc.lock").read_bytes() == old
 
 
 def test_a_stale_stage_that_keeps_its_outputs_is_left_to_dvc(project):
