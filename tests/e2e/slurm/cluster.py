@@ -135,6 +135,13 @@ def _leftover() -> Path | None:
 
 
 def _stop_all(folder: Path) -> None:
+    """Cancel what still runs, so that no job outlives its cluster, and end the daemons."""
+    for _ in range(60):
+        subprocess.run(["scancel", "--user=root"], capture_output=True, check=False)
+        left = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=False)
+        if not left.stdout.strip():
+            break
+        time.sleep(0.5)
     for name in ("slurmd", "slurmctld", "munged"):
         _stop(folder / f"{name}.pid")
     for name in ("slurm.conf", "gres.conf"):

@@ -13,10 +13,10 @@ from tests.e2e.micro import ROOT
 from tests.e2e.slurm import cluster
 from tests.e2e.small_dag import STAGES, call, environment, logs, make_project, ran, snakemake
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]
 # Look at once: on a cluster one looks every ten seconds.
 QUICK = ["--slurm-init-seconds-before-status-checks=1", "--seconds-between-status-checks=2"]
-PATIENCE = 300  # s until a job runs
+PATIENCE = 1200  # s until a job runs; an idle machine needs one minute
 
 
 @pytest.fixture(scope="module")
