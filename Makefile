@@ -7,7 +7,9 @@ RUN    := PYTHONHASHSEED=0 PATH="$(BIN):$$PATH"
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes --no-config
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev repro pretrain mutate test lint lock schema ui clean
+PROFILE ?= local
+
+.PHONY: help env env-dev repro cluster cluster-report pretrain mutate test test-slurm test-server lint lint-workflow lock schema ui clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -34,8 +36,25 @@ repro: env       ## run the whole DAG (dvc repro) and print the table
 	$(RUN) dvc repro
 	$(RUN) pistole show
 
+cluster: env     ## run what is stale through Snakemake: PROFILE=local, slurm or slurm-gres
+	@echo "Profile $(PROFILE): workflow/profiles/$(PROFILE)/config.yaml (docs/cluster.md explains it)."
+	@echo "First the parameters are checked here. Then every stage that DVC calls stale becomes a job;"
+	@echo "a stage whose inputs turn out unchanged ends at once. Finished stages go into dvc.lock if"
+	@echo "their receipts are what is on disk; the rest runs at the next call."
+	$(RUN) dvc repro params
+	$(RUN) snakemake --profile workflow/profiles/$(PROFILE)
+
+cluster-report: env  ## write snakemake-report.html: figures, parameters and times of the last run
+	$(RUN) snakemake --report snakemake-report.html
+
 test: env-dev    ## run the tests
 	$(RUN) python -m pytest
+
+test-slurm: env-dev  ## the slurm profiles on a real Slurm of this machine (root, Debian; minutes)
+	$(RUN) python -m pytest -m slurm -rs tests/e2e/slurm
+
+test-server: env-dev  ## an MLflow server over PostgreSQL, eight stages at once (Debian's postgresql)
+	$(RUN) python -m pytest -m server -rs tests/e2e/server
 
 lint: env-dev    ## ruff, pyright on method/, import-linter, schema drift
 	$(RUN) ruff check .
@@ -43,6 +62,10 @@ lint: env-dev    ## ruff, pyright on method/, import-linter, schema drift
 	$(RUN) basedpyright
 	$(RUN) lint-imports
 	$(RUN) pistole schema --check
+
+lint-workflow: env-dev  ## snakemake --lint and snakefmt on workflow/Snakefile
+	$(RUN) snakemake --lint
+	$(RUN) snakefmt --check workflow/Snakefile
 
 mutate: env-dev  ## mutation testing of method/ (a quarter of an hour); lists the survivors
 	$(RUN) OMP_NUM_THREADS=1 mutmut run

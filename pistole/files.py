@@ -10,13 +10,12 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from typing import TYPE_CHECKING, Any
 
 from pistole.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _sync(path: Path) -> None:
@@ -167,7 +166,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def save_tensors(
-    path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, Any] | None = None
+    path: str | Path, tensors: "dict[str, torch.Tensor]", metadata: dict[str, Any] | None = None
 ) -> None:
     """Write tensors as safetensors with sorted keys and deterministic metadata, atomically.
 
@@ -176,13 +175,16 @@ def save_tensors(
         tensors: name -> tensor, any shapes; moved to the CPU and made contiguous.
         metadata: JSON-able values, stored under one sorted key, so equal input gives equal bytes.
     """
+    # Torch takes seconds to import, and most of what writes a file needs none of it.
+    from safetensors.torch import save
+
     ordered = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     header = {"pistole": json.dumps(metadata or {}, sort_keys=True, allow_nan=False)}
     with atomic_file(path) as temporary:
         temporary.write_bytes(save(ordered, metadata=header))
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_tensors(path: str | Path) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]":
     """Read a safetensors file.
 
     Args:
@@ -195,6 +197,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
         UserError: the file is missing, a folder, a pickle, or truncated or otherwise not
             safetensors.
     """
+    from safetensors import SafetensorError, safe_open
+
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -238,7 +242,7 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sha256_tensors(tensors: dict[str, torch.Tensor]) -> str:
+def sha256_tensors(tensors: "dict[str, torch.Tensor]") -> str:
     """Return a digest of named tensors: names, dtypes, shapes and bytes, in sorted order.
 
     Args:
@@ -247,6 +251,8 @@ def sha256_tensors(tensors: dict[str, torch.Tensor]) -> str:
     Returns:
         64 hexadecimal digits.
     """
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pistole.errors import UserError
+from pistole.lineage.paths import overlapping
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -52,11 +53,43 @@ def load(root: str | Path = ".") -> list[Stage]:
     Raises:
         UserError: the folder is no DVC project, or its dvc.yaml is not valid.
     """
+    with open_repo(root) as repo:
+        return stages_of(repo)
+
+
+def stages_of(repo: "Repo") -> list[Stage]:
+    """Read every stage of an open project.
+
+    Args:
+        repo: the project.
+
+    Returns:
+        The stages by name, as :func:`load` has them.
+
+    Raises:
+        UserError: a dependency is not a local path.
+    """
     from dvc.stage import PipelineStage
 
-    with _open(root) as repo:
-        stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
-        return sorted(map(_plain, stages), key=lambda stage: stage["name"])
+    stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
+    return sorted(map(_plain, stages), key=lambda stage: stage["name"])
+
+
+def producers(stages: list[Stage]) -> dict[str, set[str]]:
+    """Tell for each stage which others it reads from.
+
+    Args:
+        stages: all stages of a project.
+
+    Returns:
+        Name -> names of the stages that write one of its dependencies, part of one, or the folder
+        around one.
+    """
+    owner = {out["path"]: stage["name"] for stage in stages for out in stage["outs"]}
+    return {
+        stage["name"]: {owner[path] for dep in stage["deps"] for path in overlapping(dep, owner)}
+        for stage in stages
+    }
 
 
 def load_stage(root: str | Path, name: str) -> Stage:
@@ -72,12 +105,23 @@ def load_stage(root: str | Path, name: str) -> Stage:
     Raises:
         UserError: the folder is no DVC project, its dvc.yaml is not valid, or has no such stage.
     """
-    with _open(root) as repo:
+    with open_repo(root) as repo:
         return _plain(repo.stage.load_one(os.fspath(Path(repo.root_dir) / "dvc.yaml"), name))
 
 
 @contextlib.contextmanager
-def _open(root: str | Path) -> Iterator["Repo"]:
+def open_repo(root: str | Path) -> Iterator["Repo"]:
+    """Open a DVC project; what DVC refuses in it is one line.
+
+    Args:
+        root: the project's folder.
+
+    Yields:
+        The project.
+
+    Raises:
+        UserError: the folder is no DVC project, or its dvc.yaml is not valid.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

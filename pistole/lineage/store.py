@@ -186,12 +186,21 @@ def database_of(uri: str) -> Path | None:
 
 
 def _experiment(client: "MlflowClient", uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return found.experiment_id
     database = database_of(uri)
     place = (database.parent / "mlartifacts").as_uri() if database else None
-    return client.create_experiment(EXPERIMENT, artifact_location=place)
+    try:
+        return client.create_experiment(EXPERIMENT, artifact_location=place)
+    except MlflowException:
+        # On a server another stage may have been faster.
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            raise
+        return found.experiment_id
 
 
 def _log_values(
