@@ -1,0 +1,53 @@
+"""What is known of the datasets before any of them is listed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pistole.data.world.tasks import task
+from pistole.errors import UserError
+from pistole.params import Params
+
+
+@dataclass(frozen=True)
+class About:
+    """A dataset's text side.
+
+    Attributes:
+        classes: number of class names; None if not known.
+        templates: number of templates; None if not known.
+    """
+
+    classes: int | None
+    templates: int | None
+
+    @property
+    def prompts(self) -> int | None:
+        """Texts that the base encodes for it."""
+        if self.classes is None or self.templates is None:
+            return None
+        return self.classes * self.templates
+
+
+def read_tasks(params: Params) -> dict[str, About]:
+    """Look up class names and templates of every dataset, where they are there.
+
+    Args:
+        params: ``data`` and ``datasets`` are read.
+
+    Returns:
+        dataset -> what is known of it.
+    """
+    return {name: _about(params, name) for name in params.datasets}
+
+
+def _about(params: Params, name: str) -> About:
+    if params.data.layout == "embedded":
+        world = task(name)
+        return About(len(world.classnames), len(world.templates))
+    from pistole.data.wds import open_task
+
+    try:
+        folder = open_task(Path(params.data.root) / name, params.data.resolution)
+    except UserError:  # absent or broken: what is missing is told elsewhere
+        return About(None, None)
+    return About(len(folder.classnames), len(folder.templates))
