@@ -7,23 +7,22 @@ compared image by image, and how much each knob mattered on the held-out ones.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import typer
 
 from benchmarks.knobs import CHOICES, Chosen, Folders, as_drawn, read_search
+from benchmarks.tables import Outcomes, per_seed, percent, read_outcomes, signed
 from pistole.files import write_text
 from pistole.params import load_params
-from pistole.report.statistics import MEASURES, compare, measures
+from pistole.report.statistics import compare
 
 
 def report(folders: Folders, chosen: Chosen) -> None:
     """Compare the chosen models over all seeds and tell which knob mattered."""
     configs = json.loads(chosen.read_text(encoding="utf-8"))
-    tests = read_tests(folders, list(configs))
+    tests = read_outcomes([[f / f"knobs-{name}.parquet" for name in configs] for f in folders])
     tuned = {load_params(folder / "params.yaml").data.finetune for folder in folders}
     parts = {
         f"All tasks, test images, mean over {len(folders)} seeds": tests,
@@ -47,32 +46,12 @@ def _told(config: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in named.items())
 
 
-def read_tests(folders: list[Path], names: list[str]) -> dict[str, np.ndarray]:
-    """Read what became of every test image.
-
-    Args:
-        folders: the projects.
-        names: the models.
-
-    Returns:
-        "task, seed" -> bool ``[images, models, 2]``: right when clean, right under attack.
-    """
-    tests = {}
-    for seed, folder in enumerate(folders):
-        frames = [pd.read_parquet(folder / f"knobs-{name}.parquet") for name in names]
-        for task in frames[0]["dataset"].unique():
-            parts = [f[f["dataset"] == task] for f in frames]
-            right = [p[["clean_correct", "robust_correct"]].to_numpy(bool) for p in parts]
-            tests[f"{task}, seed {seed}"] = np.stack(right, 1)
-    return tests
-
-
-def lead_table(names: list[str], tests: dict[str, np.ndarray], seeds: int) -> list[str]:
+def lead_table(names: list[str], tests: Outcomes, seeds: int) -> list[str]:
     """Compare the first model with the others, image by image.
 
     Args:
         names: the models.
-        tests: from :func:`read_tests`.
+        tests: from :func:`benchmarks.tables.read_outcomes`.
         seeds: number of projects.
 
     Returns:
@@ -82,22 +61,10 @@ def lead_table(names: list[str], tests: dict[str, np.ndarray], seeds: int) -> li
     lines = ["| model | clean | robust | Sum | PISTOLE minus this: Sum | each seed |"]
     lines += ["|---|---|---|---|---|---|"]
     for position, name in enumerate(names):
-        own, lead = paired.mean([name]), paired.lead([names[0]], [name])["sum"]
-        cells = " | ".join(f"{100 * own[key].value:.1f}" for key in MEASURES)
-        told = f"{100 * lead.value:+.1f} [{100 * lead.low:+.1f}, {100 * lead.high:+.1f}]"
-        each = _per_seed(tests, seeds, 0, position)
-        lines.append(f"| {name} | {cells} | {told if position else '-'} | {each or '-'} |")
+        lead = signed(paired.lead([names[0]], [name])["sum"])
+        told = f"{lead} | {per_seed(tests, seeds, 0, position)}" if position else "- | -"
+        lines.append(f"| {name} | {percent(paired, name)} | {told} |")
     return lines
-
-
-def _per_seed(arrays: dict[str, Any], seeds: int, first: int, other: int) -> str:
-    """PISTOLE's lead in the Sum, seed by seed."""
-    found = []
-    for seed in range(seeds):
-        own = {k: v for k, v in arrays.items() if k.endswith(f"seed {seed}")}
-        points = measures(own)
-        found.append(f"{100 * (points[first, 2] - points[other, 2]):+.1f}")
-    return ", ".join(found) if first != other else ""
 
 
 def knob_table(table: pd.DataFrame) -> list[str]:

@@ -28,6 +28,7 @@ from pistole.models.zeroshot import ZeroShotClassifier, functional_logits
 from pistole.params import load_params
 from pistole.stages import stability
 from pistole.stages.losses import Objective
+from pistole.stages.memory import give_back_freed_tensors
 from pistole.stages.runtime import classifier, device_of, tower
 from pistole.stages.slices import Slice, read_slice
 
@@ -128,6 +129,7 @@ def memory(
             subprocess.run([*again, "--params", str(params_file)], check=True)
         return
     params = load_params(params_file)
+    give_back_freed_tensors()  # as the stage does
     visual = open_clip.create_model("ViT-B-32").visual
     features = torch.nn.functional.normalize(torch.randn(10, 512), dim=1)
     model = ZeroShotClassifier(visual, features, (0.5,) * 3, (0.5,) * 3, 224, 100.0)

@@ -41,6 +41,14 @@ def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
             for name in listed if isinstance(listed, list | tuple) else ():
                 if name in METHODS and name not in (*methods, "pistole"):
                     found.append((f"{place}.methods", f"{name} is not in methods: add it there"))
+    curves = _mapping(raw.get("frontier")).get("methods")
+    if isinstance(curves, list | tuple) and "vanilla" not in curves:
+        found.append(
+            (
+                "frontier.methods",
+                "vanilla is missing: theory check linear_frontier is about it, add it",
+            )
+        )
     return found
 
 

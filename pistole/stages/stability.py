@@ -20,6 +20,7 @@ from pistole.params import Params
 from pistole.progress import counting, say
 from pistole.seeds import derive
 from pistole.stages.losses import Objective
+from pistole.stages.memory import give_back_freed_tensors
 from pistole.stages.runtime import attack_budget, classifier, device_of, tower, with_parameters
 from pistole.stages.scratch import zeros_in_files
 from pistole.stages.slices import read_slice
@@ -52,6 +53,7 @@ def run(
         UserError: the score slice has an odd number of images.
     """
     require_source(source)
+    give_back_freed_tensors()
     knobs, device = params.stability, device_of(params)
     images = read_slice(data, "score")
     if len(images) % 2:

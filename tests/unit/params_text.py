@@ -52,11 +52,11 @@ stability:
   q: 0.999
   cap_mode: renorm
   granularity: tensor
-methods: [wise_ft, pistole]
+methods: [wise_ft, vanilla, pistole]
 models: {{base: artifacts/base, pistole: artifacts/merged/pistole}}
 merge: {{lambda: selected, rescale: none}}
 select: {{grid: [0, 0.5, 1]}}
-frontier: {{methods: [pistole], grid: [0, 1], images: 5}}
+frontier: {{methods: [vanilla, pistole], grid: [0, 1], images: 5}}
 theory:
   interference:
     kappas: [0, 2]

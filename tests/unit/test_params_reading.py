@@ -132,18 +132,23 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
         ),
         (
             "models: {base: artifacts/base, ",
-            "models: {vanilla: artifacts/merged/vanilla, ",
-            "models.vanilla: vanilla is not in methods: add it there or drop the row",
+            "models: {gism: artifacts/merged/gism, ",
+            "models.gism: gism is not in methods: add it there or drop the row",
         ),
         (
-            "methods: [wise_ft, pistole]\nmodels: {base: artifacts/base, pistole: ",
-            "methods: [wise_ft]\nmodels: {base: artifacts/base, robust: ",
+            "methods: [wise_ft, vanilla, pistole]\nmodels: {base: artifacts/base, pistole: ",
+            "methods: [wise_ft, vanilla]\nmodels: {base: artifacts/base, robust: ",
             "methods: pistole is missing: the theory checks measure it, add it",
         ),
         (
-            "frontier: {methods: [pistole]",
             "frontier: {methods: [vanilla, pistole]",
-            "frontier.methods: vanilla is not in methods: add it there",
+            "frontier: {methods: [vanilla, gism]",
+            "frontier.methods: gism is not in methods: add it there",
+        ),
+        (
+            "frontier: {methods: [vanilla, pistole]",
+            "frontier: {methods: [wise_ft, pistole]",
+            "frontier.methods: vanilla is missing: theory check linear_frontier is about it, ",
         ),
         (
             "    methods: [pistole]",

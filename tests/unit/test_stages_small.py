@@ -71,7 +71,7 @@ def test_select_takes_the_largest_sum_and_the_smaller_lambda_of_a_tie(tmp_path, 
         monkeypatch.setattr(select_stage, name, fake)
     methods = ["wise_ft", "vanilla", "pistole", "uniform_shrink"]
     names = {"methods": methods, "models": {"base": "artifacts/base"}}
-    names |= {"frontier__methods": ["pistole"], "theory__merge_path__methods": ["pistole"]}
+    names |= {"frontier__methods": ["vanilla"], "theory__merge_path__methods": ["pistole"]}
     params = load_params(write_micro(tmp_path / "params.yaml", select__grid=grid, **names))
     found = select_stage.run(params, *[tmp_path] * 5, tmp_path / "out")
     chosen = {"wise_ft": 0.5, "vanilla": 0.5, "pistole": grid[0]}
