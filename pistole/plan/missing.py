@@ -91,11 +91,11 @@ def _checkpoints(params: Params) -> Iterator[str]:
 def _data(params: Params) -> Iterator[str]:
     if params.data.layout == "embedded":
         return
-    for name in params.datasets:
-        folder = Path(params.data.root) / name
-        for split in ("test", "train") if name == params.data.finetune else ("test",):
-            if not (folder / split).is_dir():
-                yield f"data: {folder / split} does not exist: put the dataset {name} there"
+    for split in ("train", "test"):
+        names = (params.data.finetune,) if split == "train" else params.datasets
+        absent = [name for name in names if not (Path(params.data.root) / name / split).is_dir()]
+        if absent:
+            yield f"data: {params.data.root}/NAME/{split} does not exist for {', '.join(absent)}"
 
 
 def _machine(params: Params, needed: int, folder: Path) -> Iterator[str]:
