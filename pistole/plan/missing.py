@@ -83,9 +83,14 @@ def in_hub_cache(repository: str, name: str = "") -> bool:
 
 def _checkpoints(params: Params) -> Iterator[str]:
     for source in SOURCES:
-        path = getattr(params.finetune, source).checkpoint
-        if path is not None and not Path(path).is_file():
-            yield f"finetune.{source}.checkpoint: {path} does not exist: give the weights' path"
+        path, place = getattr(params.finetune, source).checkpoint, f"finetune.{source}.checkpoint"
+        if path is None:
+            continue
+        if path.startswith(HUB):
+            if not in_hub_cache(path.removeprefix(HUB)):
+                yield f"{place}: {path} is not in the Hugging Face cache: it has to be fetched"
+        elif not Path(path).is_file():
+            yield f"{place}: {path} does not exist: give the weights' path"
 
 
 def _data(params: Params) -> Iterator[str]:

@@ -103,7 +103,10 @@ def test_vit_l14_has_the_papers_shapes(monkeypatch: pytest.MonkeyPatch):
     assert {name: tuple(value.shape) for name, value in tau.items()} == shapes
     assert {value.dtype for value in tau.values()} == {torch.float32}
     for granularity in ("tensor", "qkv", "block", "global"):
-        made = masks.masks_from_scores(tau, masks.MaskSettings(granularity=granularity))
+        settings = masks.MaskSettings(
+            gamma=0.5, kappa=2, q=0.999, cap_mode="renorm", granularity=granularity
+        )
+        made = masks.masks_from_scores(tau, settings)
         assert {name: tuple(value.shape) for name, value in made.items()} == shapes
     sizes = {head_slice(tau, a, k).numel() for a in attentions(visual) for k in (0, a.heads - 1)}
     assert sizes == {64 * (4 * 1024 + 3)}  # rows of q, k, v with biases, columns of the output
