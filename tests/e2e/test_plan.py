@@ -16,7 +16,6 @@ from tests.e2e.micro import MICRO, ROOT, everything, inside, write_micro
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    (tmp_path / "pistole").symlink_to(ROOT / "pistole")
     (tmp_path / "profiles").symlink_to(ROOT / "profiles")
     write_micro(tmp_path / "params.yaml")
     return tmp_path

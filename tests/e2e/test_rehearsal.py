@@ -5,7 +5,6 @@ rests on the real tower. Only the heads of one layer are looked at: each of the 
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
