@@ -14,6 +14,9 @@ from pistole.stages.runtime import attack_budget
 
 Classes = Mapping[str, int | None]  # dataset -> number of classes, None if not known before it runs
 Prompts = Mapping[str, int | None]  # dataset -> class names times templates
+# Objective -> passes of each image in a step, beside its attack: with the gradient of the weights,
+# and through the frozen model (docs/method.md B.0). FARE's attack has a frozen target of its own.
+PASSES = {"erm": (1, 0), "tecoa": (1, 0), "fare": (1, 2), "pmg": (2, 1), "tga": (2, 1)}
 PLAIN = ("base", "natural")  # rows of models without adversarial training
 
 
@@ -31,8 +34,9 @@ def finetune(params: Params, source: str) -> Works:
     if knobs.checkpoint is not None:
         return []
     images, batch = knobs.steps * knobs.batch_size, knobs.batch_size
-    works = [Work(WEIGHT, images, batch)]
-    if knobs.objective == "tecoa":
+    learnt, frozen = PASSES[knobs.objective]
+    works = [Work(WEIGHT, learnt * images, batch), Work(FORWARD, frozen * images, batch)]
+    if knobs.objective != "erm":
         works += pgd(images, attack_budget(params, "train"), batch)
     return works
 
