@@ -69,7 +69,7 @@ def test_a_large_tower_sweeps_the_images_once_per_resample(params: Params):
 
 def test_lanczos_makes_its_graph_again_where_it_takes_several_batches(params: Params):
     one, many = (
-        by_kind(of_merge_path(changed(params, "stability", batch_size=size))) for size in (8, 4)
+        by_kind(of_merge_path(changed(params, "stability", batch_size=size))) for size in (8, 3)
     )
     knobs = params.theory.merge_path
     images = min(knobs.samples, params.slices.measure)
