@@ -35,7 +35,7 @@ REHEARSED = {
     "finetune.natural.batch_size": 1,
     "finetune.robust.steps": 1,
     "finetune.robust.batch_size": 1,
-    "stability.K": 2,
+    "stability.K": 1,
     "stability.pci.pairs": 2,
     "methods": list(MERGES),
     "models": MODELS,
