@@ -18,7 +18,7 @@ ARTIFACTS = Path("artifacts")
 ParamsFile = Annotated[Path, typer.Option("--params", help="parameters of the run")]
 Base = Annotated[Path, typer.Option(help="folder of 'pistole base'")]
 DataRoot = Annotated[
-    Path, typer.Option(help="folder with one folder of 'pistole data' per dataset")
+    Path, typer.Option(help="folder with one folder of 'pistole data index' per dataset")
 ]
 Natural = Annotated[Path, typer.Option(help="natural task vector")]
 Robust = Annotated[Path, typer.Option(help="robust task vector")]

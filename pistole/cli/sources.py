@@ -42,20 +42,6 @@ def pretrain(
 
 
 @app.command()
-def data(
-    dataset: Annotated[str, typer.Argument(help="name of the dataset")],
-    out: Annotated[Path | None, typer.Option(help="default: artifacts/data/DATASET")] = None,
-    params: ParamsFile = PARAMS,
-) -> None:
-    """List sample ids, class names, templates and digests of one dataset."""
-    stage_command(
-        params,
-        f"data@{dataset}",
-        lambda stage, p, run: stage.run(p, dataset, out or DATA / dataset),
-    )
-
-
-@app.command()
 def base(
     data: DataRoot = DATA,
     out: Path = BASE,

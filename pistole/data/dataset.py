@@ -91,18 +91,9 @@ def disjoint_slices(
     Returns:
         Sorted positions per slice.
 
-    Raises:
-        UserError: a size is negative, or the slices need more samples than there are.
     """
-    wanted = sum(sizes.values())
-    asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
-    if min(sizes.values(), default=0) < 0:
-        raise UserError(f"slices ({asked}) hold a negative size: give 0 or more")
-    if wanted > len(labels):
-        raise UserError(
-            f"slices ({asked}) need {wanted} samples but the split has {len(labels)}: lower them"
-        )
-    order = _interleaved(labels, seed_parts)
+    require_enough(len(labels), sizes)
+    order = interleaved(labels, seed_parts)
     cut, start = {}, 0
     for name, size in sizes.items():
         cut[name] = sorted(order[start : start + size])
@@ -110,7 +101,36 @@ def disjoint_slices(
     return cut
 
 
-def _interleaved(labels: Sequence[int], seed_parts: Sequence[int | str]) -> list[int]:
+def require_enough(available: int, sizes: Mapping[str, int]) -> None:
+    """Refuse slices that a split cannot fill.
+
+    Args:
+        available: number of samples of the split.
+        sizes: number of samples per slice.
+
+    Raises:
+        UserError: a size is negative, or the slices need more samples than there are.
+    """
+    wanted = sum(sizes.values())
+    asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    if min(sizes.values(), default=0) < 0:
+        raise UserError(f"slices ({asked}) hold a negative size: give 0 or more")
+    if wanted > available:
+        raise UserError(
+            f"slices ({asked}) need {wanted} samples but the split has {available}: lower them"
+        )
+
+
+def interleaved(labels: Sequence[int], seed_parts: Sequence[int | str]) -> list[int]:
+    """Order samples so that every stretch has each class in its share of the data.
+
+    Args:
+        labels: class per sample.
+        seed_parts: what the draw belongs to.
+
+    Returns:
+        All positions, in the order in which slices are cut.
+    """
     # The k-th sample of a class of m sits at (k + 1/2) / m of the whole order, so that every
     # stretch of it has each class in its share of the data; classes take turns at equal places.
     source = generator(*seed_parts)

@@ -24,6 +24,11 @@ class Place:
     offset: int
     size: int
 
+    @property
+    def where(self) -> str:
+        """Return the tar file."""
+        return str(self.tar)
+
     def read(self) -> bytes:
         """Read the file.
 

@@ -4,108 +4,16 @@
 ``0.tar``, ``1.tar``, ... with samples ``KEY.cls`` and ``KEY.png`` (or .jpg, .jpeg, .webp).
 """
 
-import hashlib
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from jaxtyping import UInt8
-from PIL import Image
-from torch import Tensor
-
 from pistole.data.dataset import Task
-from pistole.data.shards import Place, image_of, index_split, label_of
+from pistole.data.images import ImageSplit
+from pistole.data.prompts import classes_of, templates_of
+from pistole.data.remote import cache_of, fetch_names, fetch_split
+from pistole.data.shards import image_of, index_split, label_of
+from pistole.data.source import Source
 from pistole.errors import UserError
-
-CLASSNAMES = "classnames.txt"
-TEMPLATES = "zeroshot_classification_templates.txt"
-
-
-@dataclass(frozen=True)
-class WdsSplit:
-    """One split; only offsets and labels are kept in memory.
-
-    Attributes:
-        ids: ``split/key``, in the order of the shards.
-        labels: class per sample.
-        resolution: side in px that images are resized and cropped to; None: as stored.
-        places: where each image lies.
-    """
-
-    ids: list[str]
-    labels: list[int]
-    resolution: int | None
-    places: list[Place] = field(repr=False)
-
-    def load(self, positions: Sequence[int]) -> UInt8[Tensor, "n 3 h w"]:
-        """Read and decode images.
-
-        Args:
-            positions: indices into ``ids``.
-
-        Returns:
-            RGB pixels, in the order asked for.
-
-        Raises:
-            UserError: images differ in size and no resolution is given.
-        """
-        images: list[Tensor] = []
-        for position in positions:
-            image = self._decode(position)
-            if images and image.shape != images[0].shape:
-                raise UserError(
-                    f"image {self.ids[position]} of {self.places[position].tar} has "
-                    f"{_size(image)} px but {self.ids[positions[0]]} has {_size(images[0])}: "
-                    "set data.resolution to bring all to one size"
-                )
-            images.append(image)
-        return torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-
-    def digests(self, positions: Sequence[int]) -> list[str]:
-        """Digest samples as they are stored.
-
-        Args:
-            positions: indices into ``ids``.
-
-        Returns:
-            Per sample the hex sha256 of its label, a line feed, and its image file's bytes.
-        """
-        return [
-            hashlib.sha256(f"{self.labels[i]}\n".encode() + self.places[i].read()).hexdigest()
-            for i in positions
-        ]
-
-    def _decode(self, position: int) -> Tensor:
-        place = self.places[position]
-        try:
-            image = Image.open(io.BytesIO(place.read())).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"image of sample {self.ids[position]} in {place.tar} cannot be read "
-                f"({type(error).__name__}): copy or make it again"
-            ) from None
-        if self.resolution is not None:
-            image = _fit(image, self.resolution)
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        return pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
-
-
-def _size(image: Tensor) -> str:
-    return f"{image.shape[2]}x{image.shape[1]}"
-
-
-def _fit(image: Image.Image, side: int) -> Image.Image:
-    # The rounding is that of CLIP's preprocessing (torchvision's Resize and CenterCrop).
-    width, height = image.size
-    if (width, height) == (side, side):
-        return image
-    short = min(width, height)
-    width, height = int(side * width / short), int(side * height / short)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    return image.crop((left, top, left + side, top + side))
 
 
 @dataclass(frozen=True)
@@ -120,7 +28,7 @@ class WdsTask(Task):
     root: Path
     resolution: int | None
 
-    def split(self, name: str) -> WdsSplit:
+    def split(self, name: str) -> ImageSplit:
         """Index one split.
 
         Args:
@@ -133,15 +41,14 @@ class WdsTask(Task):
         count = len(self.classnames)
         labels = [label_of(key, sample, count) for key, sample in samples.items()]
         places = [image_of(key, sample) for key, sample in samples.items()]
-        return WdsSplit(list(samples), labels, self.resolution, places)
+        return ImageSplit(list(samples), labels, self.resolution, places)
 
 
-def open_task(root: str | Path, resolution: int | None = None) -> WdsTask:
+def open_wds(source: Source) -> WdsTask:
     """Open a dataset folder.
 
     Args:
-        root: the folder; its name is the task's.
-        resolution: side in px that images are resized (bicubic) and cropped to; None: as stored.
+        source: what to open.
 
     Returns:
         The task.
@@ -149,59 +56,50 @@ def open_task(root: str | Path, resolution: int | None = None) -> WdsTask:
     Raises:
         UserError: the folder is missing, or has no class names or no usable templates.
     """
-    root = Path(root)
+    root = Path(source.root)
     if not root.is_dir():
         raise UserError(f"{root} does not exist: mend data.root or the dataset's name")
-    templates = _lines(root / TEMPLATES, "template")
-    for template in templates:
-        if "{c}" not in template:
-            raise UserError(
-                f"{root / TEMPLATES}: template {template!r} lacks {{c}}, "
-                "the place of the class name"
-            )
-    classnames = _lines(root / CLASSNAMES, "class name")
-    return WdsTask(root.absolute().name, classnames, templates, root, resolution)
+    folder = Path(source.names or root)
+    templates = templates_of(source.name, folder, source.templates)
+    classnames = classes_of(source.name, folder, None, str(root))
+    return WdsTask(source.name, list(classnames), templates, root, source.resolution)
 
 
-def read_listed(
-    root: str | Path, resolution: int | None, ids: Sequence[str], digests: Sequence[str]
-) -> UInt8[Tensor, "n 3 h w"]:
-    """Read images by id and compare each with its digest.
+@dataclass(frozen=True)
+class RemoteTask(Task):
+    """A dataset folder at a URL.
+
+    Attributes:
+        source: where it is.
+    """
+
+    source: Source
+
+    def split(self, name: str) -> ImageSplit:
+        """Bring one split into the cache and index it there.
+
+        Args:
+            name: such as ``train`` or ``test``.
+
+        Returns:
+            The split.
+        """
+        folder = fetch_split(self.source, name)
+        task = WdsTask(self.name, self.classnames, self.templates, folder, self.source.resolution)
+        return task.split(name)
+
+
+def open_remote(source: Source) -> RemoteTask:
+    """Open a dataset folder at a URL.
 
     Args:
-        root: the dataset folder.
-        resolution: as in :func:`open_task`.
-        ids: ``split/key``, all of one split.
-        digests: what :meth:`WdsSplit.digests` gave for them.
+        source: what to open. A registered dataset gets the registry's class names and templates;
+            those of another one are fetched, which is said.
 
     Returns:
-        RGB pixels, in the order of ``ids``.
-
-    Raises:
-        UserError: a sample is gone or has changed.
+        The task.
     """
-    if not ids:
-        return torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    split = open_task(root, resolution).split(ids[0].split("/", 1)[0])
-    position_of = {key: position for position, key in enumerate(split.ids)}
-    gone = [key for key in ids if key not in position_of]
-    if gone:
-        raise UserError(
-            f"{root}: sample {gone[0]} is gone since it was listed: run stage data again"
-        )
-    positions = [position_of[key] for key in ids]
-    for key, old, new in zip(ids, digests, split.digests(positions), strict=True):
-        if old != new:
-            raise UserError(
-                f"{root}: sample {key} has changed since it was listed: run stage data again"
-            )
-    return split.load(positions)
-
-
-def _lines(path: Path, what: str) -> list[str]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: write one {what} per line")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
-    if not lines or not all(lines):
-        raise UserError(f"{path} is empty or has an empty line: write one {what} per line")
-    return lines
+    cache = cache_of(source.root.rstrip("/"))
+    fetch_names(source)
+    local = open_wds(replace(source, root=str(cache)))
+    return RemoteTask(source.name, local.classnames, local.templates, source)

@@ -21,7 +21,8 @@ def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
         Pairs of key and problem.
     """
     base, data, models = (_mapping(raw.get(name)) for name in ("base", "data", "models"))
-    found = _base_problems(base) + _data_problems(data) + _slice_problems(raw)
+    found = _base_problems(base) + _data_problems(data, raw.get("datasets"))
+    found += _slice_problems(raw)
     names, chosen = raw.get("datasets"), data.get("finetune")
     if isinstance(names, list | tuple) and isinstance(chosen, str) and chosen not in names:
         listed = ", ".join(map(str, names))
@@ -63,18 +64,32 @@ def _base_problems(base: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _data_problems(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _data_problems(data: Mapping[str, Any], datasets: object) -> list[tuple[str, str]]:
+    found = _place_problems("data", data)
+    is_embedded = data.get("layout") == "embedded"
+    if is_embedded and data.get("templates") == "single":
+        found.append(("data.templates", "'single' with data.layout embedded: write ensemble"))
+    for name, source in _mapping(data.get("sources")).items():
+        place = f"data.sources.{name}"
+        found += _place_problems(place, _mapping(source))
+        if isinstance(datasets, list | tuple) and name not in datasets:
+            found.append((place, f"{name} is not in datasets: add it there or drop the source"))
+    return found
+
+
+def _place_problems(place: str, data: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = []
     layout, root, size = data.get("layout"), data.get("root"), data.get("resolution")
     is_world = isinstance(root, str) and root.rstrip("/") == WORLD
     if layout == "embedded" and isinstance(root, str) and not is_world:
-        found.append(("data.root", f"{root!r} with data.layout embedded: write {WORLD}"))
-    if layout == "wds" and is_world:
-        found.append(
-            ("data.root", f"{root!r} with data.layout wds: give the folder of the datasets")
-        )
+        found.append((f"{place}.root", f"{root!r} with {place}.layout embedded: write {WORLD}"))
+    if layout != "embedded" and is_world:
+        remedy = "give the folder of the datasets"
+        found.append((f"{place}.root", f"{root!r} with {place}.layout {layout}: {remedy}"))
     if layout == "embedded" and size is not None:
-        found.append(("data.resolution", f"{size!r} with data.layout embedded: write null"))
+        found.append((f"{place}.resolution", f"{size!r} with {place}.layout embedded: write null"))
+    if layout in ("folder", "torchvision") and isinstance(root, str) and "://" in root:
+        found.append((f"{place}.root", f"{root!r} with {place}.layout {layout}: give a folder"))
     return found
 
 

@@ -143,6 +143,8 @@ def bound(node: Node, schema: Node) -> str:
         return f"{many} {bound(item, schema)}"
     if kind == "object" and "properties" in node:
         return f"section with {', '.join(node['properties'])}"
+    if kind == "object" and "propertyNames" not in node:
+        return f"dataset: {bound(node['additionalProperties'], schema)}"
     if kind == "object":
         return f"name: folder, names from {', '.join(node['propertyNames']['enum'])}"
     words = {"boolean": "true or false", "null": "null", "string": "text"}

@@ -110,6 +110,8 @@ Epsilons = Annotated[tuple[Fraction, ...], Sequence, AfterValidator(_rising)]
 Radii = Annotated[tuple[Positive, ...], Sequence, AfterValidator(_rising)]
 Mean = Annotated[tuple[Unit, Unit, Unit], Field(strict=False)]
 Deviation = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
+Layout = Literal["embedded", "wds", "folder", "torchvision", "huggingface"]
+Resolution = Annotated[int, Field(ge=8, le=4096)] | Literal["protocol"] | None
 Lambda = Literal["selected"] | Unit
 Objective = Literal["erm", "tecoa"]
 Start = Literal["gaussian_0.001", "uniform_eps", "zero"]

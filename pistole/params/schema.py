@@ -16,12 +16,14 @@ from pistole.params.fields import (
     Fraction,
     Grid,
     Lambda,
+    Layout,
     Mean,
     Methods,
     Model,
     Names,
     Objective,
     Reference,
+    Resolution,
     Section,
     Start,
     Variant,
@@ -42,15 +44,26 @@ class Base(Section):
     logit_scale: float = key("factor on the cosine of image and text", "1", gt=0, le=1000)
 
 
+class DataSource(Section):
+    """Where one dataset comes from, if not from ``data.root`` in ``data.layout``."""
+
+    layout: Layout = key("form of this dataset")
+    root: str = key("its own folder or URL, or name on the Hugging Face hub")
+    resolution: Resolution = key("as data.resolution", "px")
+    names: str | None = key("folder with its class names and templates; null = as found")
+
+
 class Data(Section):
     """Where images come from."""
 
-    root: str = key("folder of the world's generator, or of the dataset folders")
-    layout: Literal["embedded", "wds"] = key("wds: CLIP_benchmark's webdataset folders")
-    resolution: int | None = key(
-        "side images are resized to; null = as stored", "px", ge=8, le=4096
+    root: str = key("folder of the world's generator, or folder or URL of the datasets")
+    layout: Layout = key("form of the datasets (docs/data.md)")
+    resolution: Resolution = key(
+        "side images are resized to; protocol = the papers'; null = as stored", "px"
     )
+    templates: Literal["ensemble", "single"] = key("all of a dataset's prompts, or TeCoA's one")
     finetune: str = key("dataset that is fine-tuned on; one of datasets")
+    sources: dict[str, DataSource] = key("datasets that come from elsewhere; {} = none")
 
 
 class Slices(Section):

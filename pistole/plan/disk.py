@@ -8,6 +8,7 @@ from pistole.params import SOURCES, Params
 from pistole.plan.tower import Tower
 from pistole.stages.data import TRAINING_SLICES
 from pistole.stages.masks import CONTROLS
+from pistole.stages.sources import source_of
 from pistole.theory.blocks import BLOCKS
 from pistole.theory.conflict_summary import POINTS
 
@@ -61,7 +62,7 @@ def disk_of(stage: str, params: Params, tower: Tower, classes: dict[str, int | N
     state = vector + FP32 * tower.buffers
     if kind == "data":
         images = sum(listed(params, item).values())
-        pixels = 3 * SIZE**2 if params.data.layout == "embedded" else 0
+        pixels = 3 * SIZE**2 if source_of(params.data, item).layout == "embedded" else 0
         return Disk(images * (ENTRY + pixels))
     if kind == "finetune":
         trained = getattr(params.finetune, item).checkpoint is None

@@ -9,8 +9,10 @@ import open_clip
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from pistole.data.remote import is_url
 from pistole.models.sources import EMBEDDED, HUB
 from pistole.params import SOURCES, Params
+from pistole.stages.sources import source_of
 
 # The files that open_clip looks for in a repository, the safe one first.
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -94,13 +96,18 @@ def _checkpoints(params: Params) -> Iterator[str]:
 
 
 def _data(params: Params) -> Iterator[str]:
-    if params.data.layout == "embedded":
-        return
-    for split in ("train", "test"):
-        names = (params.data.finetune,) if split == "train" else params.datasets
-        absent = [name for name in names if not (Path(params.data.root) / name / split).is_dir()]
-        if absent:
-            yield f"data: {params.data.root}/NAME/{split} does not exist for {', '.join(absent)}"
+    absent = {"train": [], "test": []}
+    for name in params.datasets:
+        source = source_of(params.data, name)
+        for split in ("train", "test") if name == params.data.finetune else ("test",):
+            if source.layout in ("wds", "folder") and not is_url(source.root):
+                if not (Path(source.root) / split).is_dir():
+                    absent[split].append(name)
+            elif source.layout == "torchvision" and not Path(source.root).is_dir():
+                absent[split].append(name)
+    for split, names in absent.items():
+        if names:
+            yield f"data: no folder of split {split} in {params.data.root} for {', '.join(names)}"
 
 
 def _machine(params: Params, needed: int, folder: Path) -> Iterator[str]:

@@ -18,6 +18,7 @@ from pistole.plan.stages import works_of
 from pistole.plan.tasks import About, read_tasks
 from pistole.plan.tower import Tower, read_tower
 from pistole.plan.work import Works, flops, forward_equivalents, images_forward
+from pistole.stages.sources import source_of
 
 GIB = 2**30
 LARGE = 8 * GIB  # of images in memory, that is worth a note
@@ -228,10 +229,11 @@ def _images_of_check(params: Params, check: str) -> str:
 
 
 def _notes(params: Params, tower: Tower, tasks: dict[str, About]) -> Iterable[str]:
-    side = params.data.resolution or tower.image_size
+    source = source_of(params.data, params.data.finetune)
+    side = source.resolution or tower.image_size
     for slice_name, count in listed(params, params.data.finetune).items():
         held = 3 * side**2 * count
-        if params.data.layout != "embedded" and held > LARGE:
+        if source.layout != "embedded" and held > LARGE:
             yield (
                 f"memory: the slice {slice_name} is held whole, {held / GIB:.0f} GiB for {count} "
                 f"images of {side} px"

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pistole.data.registry import registry
+from pistole.data.tasks import open_task
 from pistole.data.world.tasks import task
 from pistole.errors import UserError
 from pistole.params import Params
+from pistole.stages.sources import source_of
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,18 @@ def read_tasks(params: Params) -> dict[str, About]:
 
 
 def _about(params: Params, name: str) -> About:
-    if params.data.layout == "embedded":
+    source = source_of(params.data, name)
+    if source.layout == "embedded":
         world = task(name)
         return About(len(world.classnames), len(world.templates))
-    from pistole.data.wds import open_task
-
-    try:
-        folder = open_task(Path(params.data.root) / name, params.data.resolution)
-    except UserError:  # absent or broken: what is missing is told elsewhere
-        return About(None, None)
-    return About(len(folder.classnames), len(folder.templates))
+    # Other layouts may be on the network: only the registry and plain folders are asked.
+    if source.layout == "wds" and Path(source.root).is_dir():
+        try:
+            folder = open_task(source)
+        except UserError:  # broken or incomplete: its stage will tell
+            return About(None, None)
+        return About(len(folder.classnames), len(folder.templates))
+    if name in registry():
+        single = source.templates == "single"
+        return About(registry()[name].classes, 1 if single else registry()[name].template_count)
+    return About(None, None)

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pistole.data.dataset import disjoint_slices, listed_subset
-from pistole.errors import UserError
+from pistole.data.listing import readable_slices
+from pistole.data.remote import is_url, verify_split
+from pistole.data.tasks import open_task
 from pistole.files import atomic_directory, save_tensors, sha256_tensors, write_json
 from pistole.params import Params
 from pistole.progress import track
+from pistole.stages.sources import source_of
 
 Listing = tuple[dict, dict[str, dict], dict[str, torch.Tensor]]  # index, slices, their images
 TRAINING_SLICES = ("finetune", "score", "measure", "select")
@@ -24,21 +26,24 @@ def run(params: Params, name: str, out: Path) -> dict[str, float]:
         params: ``data``, ``slices`` and ``seed`` are read.
         name: dataset name.
         out: folder for ``index.json`` (names, prompts, place) and one folder per slice with its
-            own ``index.json`` and, for the embedded world, ``images.safetensors``. A stage that
-            reads one slice does not depend on the others.
+            own ``index.json`` (ids, labels, digests, and the corrupt samples that were passed
+            over) and, for the embedded world, ``images.safetensors``. A stage that reads one slice
+            does not depend on the others.
 
     Returns:
-        Number of listed images per split.
+        Number of listed images per slice.
     """
     sizes = {"test": params.slices.test}
     if name == params.data.finetune:
         sizes |= {split: getattr(params.slices, split) for split in TRAINING_SLICES}
-    listing = _embedded if params.data.layout == "embedded" else _webdataset
+    listing = _embedded if source_of(params.data, name).layout == "embedded" else _stored
     index, splits, images = listing(params, name, sizes)
     with atomic_directory(out) as folder:
         write_json(folder / "index.json", index)
         for split, part in splits.items():
-            blob = json.dumps([index["classnames"], part], sort_keys=True)
+            # What was passed over is no part of the slice.
+            content = {key: value for key, value in part.items() if key != "corrupt"}
+            blob = json.dumps([index["classnames"], content], sort_keys=True)
             digest = hashlib.sha256(blob.encode()).hexdigest()
             write_json(folder / split / "index.json", {**part, "digest": digest})
             if split in images:
@@ -73,34 +78,33 @@ def _embedded(params: Params, name: str, sizes: dict[str, int]) -> Listing:
     return about, splits, images
 
 
-def _webdataset(params: Params, name: str, sizes: dict[str, int]) -> Listing:
-    """List a folder; images stay where they are, the digest of each one's bytes is kept."""
-    from pistole.data.wds import open_task
-
-    root = Path(params.data.root) / name
-    if not root.is_dir():
-        raise UserError(f"{root} does not exist: mend data.root ({params.data.root}) or datasets")
-    folder, splits = open_task(root, params.data.resolution), {}
-    positions = {
-        "test": listed_subset(folder.split("test").labels, sizes["test"], (params.seed, name))
-    }
-    training = {split: size for split, size in sizes.items() if split != "test"}
-    if training:
-        labels = folder.split("train").labels
-        positions |= disjoint_slices(labels, training, (params.seed, name))
-    for split, chosen in positions.items():
-        part = folder.split("test" if split == "test" else "train")
-        splits[split] = {
-            "ids": [part.ids[i] for i in chosen],
-            "labels": [part.labels[i] for i in chosen],
-            "sha256": part.digests(chosen),
-        }
+def _stored(params: Params, name: str, sizes: dict[str, int]) -> Listing:
+    """List stored images; they stay where they are, the digest of each one's bytes is kept."""
+    source = source_of(params.data, name)
+    task = open_task(source)
+    training = {slice_: size for slice_, size in sizes.items() if slice_ != "test"}
+    slices = {}
+    for split, wanted in (("test", {"test": sizes["test"]}), ("train", training)):
+        if not wanted:
+            continue
+        part = task.split(split)
+        if is_url(source.root):
+            verify_split(source, split)
+        listed = readable_slices(part, wanted, (params.seed, name), f"{name}/{split}")
+        for slice_, (chosen, corrupt) in listed.items():
+            slices[slice_] = {
+                "ids": [part.ids[i] for i in chosen],
+                "labels": [part.labels[i] for i in chosen],
+                "sha256": part.digests(chosen),
+                "corrupt": [part.ids[i] for i in corrupt],
+            }
     about = {
         "name": name,
-        "layout": "wds",
-        "root": str(root),
-        "resolution": params.data.resolution,
-        "classnames": folder.classnames,
-        "templates": folder.templates,
+        "layout": source.layout,
+        "root": source.root,
+        "resolution": source.resolution,
+        "names": source.names,
+        "classnames": list(task.classnames),
+        "templates": list(task.templates),
     }
-    return about, splits, {}
+    return about, slices, {}

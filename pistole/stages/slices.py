@@ -8,6 +8,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from pistole.data.dataset import listed_subset, to_float
+from pistole.data.source import Source
+from pistole.data.tasks import read_listed
 from pistole.errors import UserError
 from pistole.files import load_tensors, read_json, sha256_tensors
 
@@ -53,7 +55,8 @@ def index_of(folder: Path) -> dict:
         folder: what stage ``data`` wrote.
 
     Returns:
-        ``{"name", "layout", "root", "resolution", "classnames", "templates"}``.
+        ``{"name", "layout", "root", "resolution", "classnames", "templates"}``, and for stored
+        images ``"names"``, the folder that their class names come from if it is another.
     """
     return read_json(folder / "index.json")
 
@@ -85,9 +88,9 @@ def read_slice(folder: Path, split: str, subset: int | None = None) -> Slice:
         if sha256_tensors({"images": images}) != listed["sha256"]:
             raise UserError(f"{file} is not what its index lists: run stage data again")
     else:
-        from pistole.data.wds import read_listed
-
-        images = read_listed(index["root"], index["resolution"], listed["ids"], listed["sha256"])
+        keys = ("name", "layout", "root", "resolution", "names")
+        source = Source(**{key: index[key] for key in keys})
+        images = read_listed(source, listed["ids"], listed["sha256"])
     ids, labels = listed["ids"], listed["labels"]
     if subset is not None and subset < len(ids):
         chosen = listed_subset(labels, subset, (index["name"], split, "subset"))

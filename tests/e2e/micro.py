@@ -72,7 +72,7 @@ MICRO = {
     "report.bootstrap": 200,
 }
 SOURCES = ("natural", "robust")
-PREPARED = [["data", "clutter"], ["data", "shape"], ["base"]]
+PREPARED = [["data", "index", "clutter"], ["data", "index", "shape"], ["base"]]
 FINETUNED = [[stage, source] for stage in ("finetune", "vectors") for source in SOURCES]
 SCORED = [*(["stability", source] for source in SOURCES), ["masks"]]
 

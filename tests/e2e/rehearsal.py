@@ -15,7 +15,7 @@ from pistole.theory.heads import attentions
 from tests.e2e.micro import ROOT
 
 MODEL = "ViT-B-32-quickgelu"
-TASKS = ("imagenet", "pcam")
+TASKS = ("birds", "cars2")  # names of no registered dataset, which would have its own classes
 MERGES = ("vanilla", "pistole")
 MODELS = {"robust": "artifacts/checkpoints/robust", "pistole": "artifacts/merged/pistole"}
 ONE = {"steps": 1, "alpha": "1/255", "init": "gaussian_0.001"}
@@ -24,6 +24,8 @@ REHEARSED = {
     "device": "cpu",
     "base.pretrained": "random.safetensors",
     "data.root": "data",
+    "data.resolution": 224,
+    "data.finetune": TASKS[0],
     "datasets": list(TASKS),
     "slices": {"finetune": 1, "score": 2, "measure": 4, "select": 1, "test": 2},
     "attack.train": ONE,

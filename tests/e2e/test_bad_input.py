@@ -73,7 +73,7 @@ TOKEN = "params --check params.yaml --out artifacts/params.ok"
 MERGE = "merge vanilla --lambda 0.5 --out new"
 
 
-@pytest.mark.parametrize("command", [TOKEN, "data shape --out new", MERGE, "report", "prune"])
+@pytest.mark.parametrize("command", [TOKEN, "data index shape --out new", MERGE, "report", "prune"])
 def test_an_unknown_key_stops_every_command_and_names_the_nearest(refused, command):
     params = Path("params.yaml")
     params.write_text(params.read_text().replace("seed: 0\n", "seed: 0\nsede: 1\n"))
@@ -103,8 +103,16 @@ MISTAKES = [
     ("base --params my.yaml", {}, r"^my\.yaml does not exist: write it with `pistole profile"),
     (TOKEN, {"stability__kappa": -1}, r"^params\.yaml: stability\.kappa: -1 is not valid \(number"),
     (TOKEN, {**ALONE, "models": ROWS}, "methods: pistole is missing: .* add it$"),
-    ("data shappe --out new", {}, "^embedded dataset 'shappe' is unknown: use one of shape, "),
-    ("data toy --out new", WDS, r"^sets/toy does not exist: mend data\.root \(sets\) or datasets$"),
+    (
+        "data index shappe --out new",
+        {},
+        "^embedded dataset 'shappe' is unknown: use one of shape, ",
+    ),
+    (
+        "data index toy --out new",
+        WDS,
+        r"^sets/toy does not exist: mend data\.root or the dataset.s name$",
+    ),
     (
         "base --out new",
         {"datasets": ["clutter", "shape", "digit"]},

@@ -56,7 +56,7 @@ def test_a_profile_is_planned_in_place_of_the_parameters(project: Path, capsys):
     assert "Plan of profile imagenet-vitl14" in text
     assert "304.0 million visual parameters, QuickGELU" in text
     assert "evaluate, 16 stages" in text
-    assert "data: data/NAME/test does not exist for imagenet, stl10, cifar10" in text
+    assert "data: no folder of split test in data for imagenet, stl10, cifar10" in text
     assert "memory: the slice finetune is held whole" in text
     assert "assumed" in text
 

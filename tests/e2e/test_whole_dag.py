@@ -20,7 +20,7 @@ def commands(params: Path) -> list[list[str]]:
     del params
     return [
         ["params", "--check", "params.yaml", "--out", "artifacts/params.ok"],
-        *(["data", task] for task in TASKS),
+        *(["data", "index", task] for task in TASKS),
         ["base"],
         *(
             [stage, source]

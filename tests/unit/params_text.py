@@ -20,7 +20,9 @@ data:
   root: pistole/data/world
   layout: embedded
   resolution: null
+  templates: ensemble
   finetune: clutter
+  sources: {{}}
 datasets: [clutter, shape]
 slices: {{finetune: 8, score: 8, measure: 8, select: 8, test: 8}}
 attack:

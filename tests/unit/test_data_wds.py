@@ -7,8 +7,18 @@ import torch
 from PIL import Image
 
 from pistole.data.dataset import disjoint_slices, listed_subset, to_float
-from pistole.data.wds import open_task, read_listed
+from pistole.data.source import Source
+from pistole.data.tasks import open_task as open_source
+from pistole.data.tasks import read_listed
 from pistole.errors import UserError
+
+
+def source_at(root, resolution=None):
+    return Source("toy", "wds", str(root), resolution)
+
+
+def open_task(root, resolution=None):
+    return open_source(source_at(root, resolution))
 
 
 @pytest.fixture
@@ -102,11 +112,11 @@ def test_digests_see_the_label_and_every_byte(root, write_tar):
 def test_read_listed_gives_listed_images_and_refuses_changed_ones(root, write_tar):
     split = open_task(root).split("test")
     ids, digests = [split.ids[5], split.ids[0]], split.digests([5, 0])
-    assert torch.equal(read_listed(root, None, ids, digests), split.load([5, 0]))
+    assert torch.equal(read_listed(source_at(root), ids, digests), split.load([5, 0]))
     with pytest.raises(UserError, match="test/s0000000 has changed"):
-        read_listed(root, None, ids, digests[:1] * 2)
+        read_listed(source_at(root), ids, digests[:1] * 2)
     with pytest.raises(UserError, match="test/s9 is gone"):
-        read_listed(root, None, ["test/s9"], ["0"])
+        read_listed(source_at(root), ["test/s9"], ["0"])
 
 
 @pytest.mark.parametrize("name", ["classnames.txt", "zeroshot_classification_templates.txt"])

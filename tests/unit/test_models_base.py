@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pistole.data.dataset import listed_subset, to_float
-from pistole.data.wds import open_task
+from pistole.data.source import Source
+from pistole.data.tasks import open_task
 from pistole.errors import UserError
 from pistole.models.base import load_base
 from pistole.models.checkpoint import open_base, save_base
@@ -237,7 +238,7 @@ def test_real_base_reads_real_images(research_data, tmp_path):
         mean=[0.5] * 3,
         std=[0.5] * 3,
     )
-    task = open_task(research_data / "cifar10")
+    task = open_task(Source("cifar10", "wds", str(research_data / "cifar10")))
     split = task.split("test")
     chosen = listed_subset(split.labels, 100, (0, "cifar10"))
     features = text_features(base.encode_text, task.classnames, task.templates)

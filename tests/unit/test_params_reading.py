@@ -180,6 +180,41 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
             "resolution: 64",
             "data.resolution: 64 with data.layout embedded: write null",
         ),
+        (
+            "sources: {}",
+            "sources: {shape: {layout: wds, root: x, resolution: 4, names: null}}",
+            "data.sources.shape.resolution: 4 is not valid (integer >= 8 and <= 4096 or protocol ",
+        ),
+        (
+            "templates: ensemble",
+            "templates: single",
+            "data.templates: 'single' with data.layout embedded: write ensemble",
+        ),
+        (
+            "sources: {}",
+            "sources: {dtd: {layout: wds, root: x, resolution: null, names: null}}",
+            "data.sources.dtd: dtd is not in datasets: add it there or drop the source",
+        ),
+        (
+            "sources: {}",
+            "sources: {shape: {layout: folder, root: 'https://x', resolution: 8, names: null}}",
+            "data.sources.shape.root: 'https://x' with data.sources.shape.layout folder: give a ",
+        ),
+        (
+            "sources: {}",
+            "sources: {shape: {layout: zip, root: x, resolution: null, names: null}}",
+            "data.sources.shape.layout: 'zip' is not valid (one of embedded, wds, folder, ",
+        ),
+        (
+            "sources: {}",
+            "sources: {shape: {layout: wds, root: x, resolution: null}}",
+            "data.sources.shape.names: missing, add it (text or null)",
+        ),
+        (
+            "sources: {}",
+            "sources: 3",
+            "data.sources: 3 is not valid (dataset: section with layout, root, resolution, names)",
+        ),
     ],
 )
 def test_one_problem_is_one_line(tmp_path, old, new, line):
@@ -205,7 +240,7 @@ def test_contradictions_are_refused_without_a_file_too():
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (TEXT + "seed: 1\n", 'line 76: found duplicate key "seed"'),
+        (TEXT + "seed: 1\n", 'line 78: found duplicate key "seed"'),
         ("base: [1\nseed: 2\n", "line 2: "),
         ("seed: \x00\n", "cannot be read (unacceptable character"),
         ("", "has no keys"),

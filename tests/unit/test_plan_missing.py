@@ -54,8 +54,8 @@ def test_weights_data_and_checkpoints_are_named(tmp_path: Path):
         "data",
     ]
     assert "ViT-L-14-quickgelu (openai)" in found[0]
-    assert found[3].endswith("/train does not exist for birds")
-    assert found[4].endswith("/test does not exist for birds, cars")
+    assert found[3] == f"data: no folder of split train in {tmp_path} for birds"
+    assert found[4] == f"data: no folder of split test in {tmp_path} for birds, cars"
 
 
 def test_what_is_there_is_not_missing(tmp_path: Path, empty_cache: set[tuple[str, str]]):

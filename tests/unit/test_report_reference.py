@@ -70,6 +70,7 @@ def test_the_page_shows_the_table_only_if_it_is_asked_for(
     tasks = ("stl10", "cifar10")
     artifacts = write_artifacts(tmp_path / "artifacts", tasks=tasks)
     data = {"root": "somewhere", "layout": "wds", "resolution": None, "finetune": "stl10"}
+    data |= {"templates": "ensemble", "sources": {}}
     for name in (None, NAME):
         params = make_params(
             datasets=list(tasks),

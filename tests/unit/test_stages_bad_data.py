@@ -25,7 +25,7 @@ TOY = {
     "finetune__robust__batch_size": 4,
 }
 NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
-LIST = ("data", "toy", "--out", "new")
+LIST = ("data", "index", "toy", "--out", "new")
 
 
 @pytest.fixture
@@ -90,24 +90,32 @@ def test_more_images_than_there_are(toy, capsys):
 
 def test_a_class_name_that_the_text_tower_cannot_read(toy, capsys):
     (toy / NAMES).write_text("circle\nred square\nokapi\n")
-    assert status("data", "toy") == 0
+    assert status("data", "index", "toy") == 0
     told = refusal(capsys, "base", "--out", "new")
     assert told.startswith("word 'okapi' of 'a photo of a okapi' is outside the text tower's ")
     assert told.endswith(": use other words or a larger base")
 
 
-def test_an_unreadable_image_is_named_when_it_is_read(toy, replace_test_split, capsys):
+def test_an_unreadable_image_is_named_when_it_is_listed(toy, replace_test_split, capsys):
     broken = {f"{key}.png": picture(7, 8, 8) for key in "abc"} | {"d.png": picture(7, 8, 8)[:60]}
     replace_test_split(broken | {f"{key}.cls": b"1" for key in "abcd"})
-    # Listing reads bytes alone: images are decoded where they are used.
-    run_micro(Path(), [["data", "toy"], ["base"]], **TOY)
+    assert refusal(capsys, *LIST) == (
+        "toy/test: 1 of 4 images cannot be read (test/d in sets/toy/test/0.tar), "
+        "above the 0.1% that are passed over: copy or make them again"
+    )
+
+
+def test_an_image_broken_after_it_was_listed_is_named_when_it_is_read(toy, write_tar, capsys):
+    run_micro(Path(), [["data", "index", "toy"], ["base"]], **TOY)
+    shard = toy / "test" / "0.tar"
+    content = shard.read_bytes()
+    shard.write_bytes(content.replace(b"IDAT", b"IDAX"))
     told = refusal(capsys, "evaluate", "base", "--model", "artifacts/base", "--out", "new")
-    assert told.startswith("image of sample test/d in sets/toy/test/0.tar cannot be read (")
-    assert told.endswith("): copy or make it again")
+    assert re.search(r"sets/toy: sample test/s\d+ has changed since it was listed", told)
 
 
 def test_images_changed_after_they_were_listed(toy, replace_test_split, capsys):
-    run_micro(Path(), [["data", "toy"], ["base"]], **TOY)
+    run_micro(Path(), [["data", "index", "toy"], ["base"]], **TOY)
     files = {f"s{i:07d}.png": picture(5, 8, 8) for i in range(12)}
     replace_test_split(files | {f"s{i:07d}.cls": b"%d" % (i % 3) for i in range(12)})
     told = refusal(capsys, "evaluate", "base", "--model", "artifacts/base", "--out", "new")
@@ -119,7 +127,12 @@ def test_images_changed_after_they_were_listed(toy, replace_test_split, capsys):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with outputs of the commands that a full disk stops."""
-    commands = [["data", "shape"], ["base"], ["finetune", "natural"], ["vectors", "natural"]]
+    commands = [
+        ["data", "index", "shape"],
+        ["base"],
+        ["finetune", "natural"],
+        ["vectors", "natural"],
+    ]
     sizes = {"finetune": 16, "score": 2, "measure": 2, "select": 2, "test": 8}
     return run_micro(
         tmp_path_factory.mktemp("written"),
@@ -131,7 +144,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 WRITING = {
-    "a folder with images": (["data", "shape"], "artifacts/data/shape"),
+    "a folder with images": (["data", "index", "shape"], "artifacts/data/shape"),
     "a folder with weights": (["base"], "artifacts/base"),
     "a file": (["vectors", "natural"], "artifacts/vectors/natural.safetensors"),
     "text": (["params", "--out", "artifacts/params.ok"], "artifacts/params.ok"),
