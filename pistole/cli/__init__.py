@@ -4,7 +4,7 @@ from pistole.cli.common import app
 
 # Importing a module registers its commands; --help lists them in this order.
 # isort: off
-from pistole.cli import project, data, sources, merging, planning
+from pistole.cli import project, data, sources, merging, planning, lineage
 # isort: on
 
-__all__ = ["app", "data", "merging", "planning", "project", "sources"]
+__all__ = ["app", "data", "lineage", "merging", "planning", "project", "sources"]

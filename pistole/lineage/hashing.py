@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def md5_file(path: str | Path) -> str:
         return hashlib.file_digest(stream, _md5).hexdigest()
 
 
-def md5_path(root: str | Path, path: str) -> str:
+def md5_path(root: str | Path, path: str, md5_of: Callable[[Path], str] = md5_file) -> str:
     """Hash a file or a folder as DVC does.
 
     A folder's hash is the md5 of the JSON list of its files (md5, relative path), sorted by path,
@@ -36,6 +36,7 @@ def md5_path(root: str | Path, path: str) -> str:
     Args:
         root: the project's folder, where .dvcignore is.
         path: the file or folder, relative to ``root`` or absolute.
+        md5_of: hashes a file; one with a memory spares hashing nested folders twice.
 
     Returns:
         The hash as dvc.lock has it.
@@ -46,14 +47,23 @@ def md5_path(root: str | Path, path: str) -> str:
     root = Path(root).resolve()
     place = Path(os.path.normpath(root / path))
     if place.is_file():
-        return md5_file(place)
+        return md5_of(place)
     if not place.is_dir():
         raise UserError(f"{path} does not exist: run the stage that writes it")
-    rows = [
-        {"md5": md5_file(file), "relpath": file.relative_to(place).as_posix()}
-        for file in _files(place, root)
-    ]
-    rows.sort(key=lambda row: row["relpath"])
+    files = files_of(root, path)
+    return md5_listing({file.relative_to(place).as_posix(): md5_of(file) for file in files})
+
+
+def md5_listing(files: Mapping[str, str]) -> str:
+    """Hash a folder from what is known of its files.
+
+    Args:
+        files: path relative to the folder -> md5.
+
+    Returns:
+        The hash as dvc.lock has it.
+    """
+    rows = [{"md5": files[name], "relpath": name} for name in sorted(files)]
     return _md5(json.dumps(rows, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
@@ -92,9 +102,19 @@ def _md5(data: bytes = b"") -> Any:
     return hashlib.md5(data, usedforsecurity=False)
 
 
-def _files(folder: Path, root: Path) -> list[Path]:
-    """Walk a folder without what .dvcignore names; DVC applies it below the project only."""
-    rules = _rules(root)
+def files_of(root: str | Path, path: str) -> list[Path]:
+    """Walk a folder without what .dvcignore names; DVC applies it below the project only.
+
+    Args:
+        root: the project's folder, where .dvcignore is.
+        path: the folder, relative to ``root`` or absolute.
+
+    Returns:
+        Its files.
+    """
+    root = Path(root).resolve()
+    folder = Path(os.path.normpath(root / path))
+    rules = ignored(root)
     inside = folder.is_relative_to(root)
     found = []
     for place, folders, names in os.walk(folder):
@@ -107,7 +127,15 @@ def _files(folder: Path, root: Path) -> list[Path]:
     return found
 
 
-def _rules(root: Path) -> GitIgnoreSpec:
+def ignored(root: Path) -> GitIgnoreSpec:
+    """Read what DVC ignores.
+
+    Args:
+        root: the project's folder.
+
+    Returns:
+        Rules that match what is no data.
+    """
     file = root / ".dvcignore"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return GitIgnoreSpec.from_lines([*ALWAYS_IGNORED, *(line.strip() for line in lines)])

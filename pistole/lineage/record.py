@@ -1,5 +1,8 @@
 """What a stage wants to be remembered. Imports nothing heavy: the writing process reads it too."""
 
+import hashlib
+import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,3 +61,48 @@ class StageRun:
         columns = list(dict.fromkeys(column for row in rows for column in row))
         data = [[row.get(column) for column in columns] for row in rows]
         self.tables[f"tables/{name}.json"] = {"columns": columns, "data": data}
+
+    def measured(self, root: Path) -> dict[str, Any]:
+        """Put everything into one JSON-able value, from which the run can be written again.
+
+        Args:
+            root: folder that paths are relative to; files elsewhere keep their absolute path.
+
+        Returns:
+            ``metrics`` as (name, value, step, time) with NaN and infinity as words, ``tables``, and
+            ``files`` as (path, folder, sha256).
+        """
+        metrics = [
+            [name, value if math.isfinite(value) else str(value), step, at]
+            for name, value, step, at in self.metrics
+        ]
+        files = [
+            [_relative(path, root), folder, hashlib.sha256(path.read_bytes()).hexdigest()]
+            for path, folder in self.files
+        ]
+        return {"metrics": metrics, "tables": self.tables, "files": files}
+
+
+def from_measured(stage: str, root: Path, measured: Mapping[str, Any]) -> StageRun:
+    """Make what a stage remembered from what it measured; files that have changed are left out.
+
+    Args:
+        stage: DVC's name of the stage.
+        root: folder that paths are relative to.
+        measured: value of :meth:`StageRun.measured`.
+
+    Returns:
+        The record.
+    """
+    run = StageRun(stage, tables=dict(measured["tables"]))
+    run.metrics = [(name, float(value), step, at) for name, value, step, at in measured["metrics"]]
+    for path, folder, digest in measured["files"]:
+        file = root / path
+        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == digest:
+            run.files.append((file, folder))
+    return run
+
+
+def _relative(path: Path, root: Path) -> str:
+    place = Path(os.path.normpath(Path.cwd() / path))
+    return str(place.relative_to(root) if place.is_relative_to(root) else place)

@@ -1,4 +1,4 @@
-"""Write one finished stage to MLflow. The only module that imports mlflow."""
+"""Write one finished stage to MLflow. The only module that imports its client."""
 
 import contextlib
 import fcntl
@@ -34,9 +34,9 @@ def write_run(
     Args:
         uri: address of the store.
         run: the stage's metrics, figures and tables.
-        record: stage, host, started (ms since 1970) and seconds; under DVC also run_key, cmd, deps,
-            params and outs. It becomes the artifact ``lineage.json`` too.
-        tags: circumstances of the run.
+        record: the receipt without its run id, or what is known of a run that leaves none. It
+            becomes the artifact ``lineage.json`` too.
+        tags: what else to say of the run.
         status: FINISHED, FAILED or KILLED.
 
     Returns:
@@ -46,8 +46,7 @@ def write_run(
     with _locked(uri):
         client = client_of(uri)
         experiment = _experiment(client, uri)
-        everything = {**tags, **_lineage_tags(record)}
-        fitting = {name: fit(value) for name, value in everything.items()}
+        fitting = {**tags_of(record), **{name: fit(value) for name, value in tags.items()}}
         created = client.create_run(experiment, record["started"], fitting, run.stage)
         run_id = created.info.run_id
         _log_values(client, run_id, run, record)
@@ -58,6 +57,51 @@ def write_run(
         client.log_dict(run_id, dict(record), LINEAGE_FILE)
         client.set_terminated(run_id, status, record["started"] + round(1000 * record["seconds"]))
     return run_id
+
+
+def tags_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """Say in tags what a record says, as far as one searches for it.
+
+    Args:
+        record: as :func:`write_run` takes it.
+
+    Returns:
+        Tag -> value, as MLflow keeps it; empty ones are left out.
+    """
+    code, environment = record["code"], record["environment"]
+    tags = {
+        "dvc.stage": record["stage"],
+        "dvc.engine": record["engine"],
+        "git.commit": code["commit"],
+        "git.dirty": str(bool(code["changed"])).lower() if code["commit"] else None,
+        "mlflow.user": record.get("user"),
+        "host": record["host"],
+        "slurm.job": record["slurm_job"],
+        "device": environment["device"],
+        "pistole.version": environment["versions"]["pistole"],
+        "env.lock_sha256": environment["lock_sha256"],
+        "pistole.receipt": record.get("id"),
+    }
+    if "run_key" in record:
+        tags |= {"dvc.run_key": record["run_key"], "dvc.cmd": " && ".join(record["cmd"])}
+        for table in ("deps", "outs"):
+            tags[f"dvc.{table}"] = json.dumps(record[table], sort_keys=True)
+    return {tag: fit(value) for tag, value in tags.items() if value}
+
+
+def params_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """Name the parameters that a stage has read.
+
+    Args:
+        record: as :func:`write_run` takes it.
+
+    Returns:
+        Dotted key -> value, as MLflow keeps it.
+    """
+    values: dict[str, str] = {}
+    for file, params in record.get("params", {}).items():
+        values |= flatten(params, "" if file == "params.yaml" else f"{file}:")
+    return {name: fit(value) for name, value in values.items()}
 
 
 def fit(text: str) -> str:
@@ -120,7 +164,7 @@ def open_store(uri: str) -> None:
 @contextlib.contextmanager
 def _locked(uri: str) -> Iterator[None]:
     """Let one process at a time create or write the database; a server needs no such help."""
-    database = _database(uri)
+    database = database_of(uri)
     if database is None:
         yield
         return
@@ -129,7 +173,15 @@ def _locked(uri: str) -> Iterator[None]:
         yield
 
 
-def _database(uri: str) -> Path | None:
+def database_of(uri: str) -> Path | None:
+    """Return the file of a store.
+
+    Args:
+        uri: address of the store.
+
+    Returns:
+        The database; None if the store is a server.
+    """
     return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
 
 
@@ -137,18 +189,9 @@ def _experiment(client: "MlflowClient", uri: str) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return found.experiment_id
-    database = _database(uri)
+    database = database_of(uri)
     place = (database.parent / "mlartifacts").as_uri() if database else None
     return client.create_experiment(EXPERIMENT, artifact_location=place)
-
-
-def _lineage_tags(record: Mapping[str, Any]) -> dict[str, str]:
-    if "run_key" not in record:
-        return {}
-    tags = {"dvc.run_key": record["run_key"], "dvc.cmd": " && ".join(record["cmd"])}
-    for table in ("deps", "outs"):
-        tags[f"dvc.{table}"] = json.dumps(record[table], sort_keys=True)
-    return tags
 
 
 def _log_values(
@@ -159,10 +202,8 @@ def _log_values(
     metrics = [Metric(name, value, time, step) for name, value, step, time in run.metrics]
     for batch in _batches(metrics, METRICS_PER_BATCH):
         client.log_batch(run_id, metrics=batch)
-    values = {}
-    for file, params in record.get("params", {}).items():
-        values |= flatten(params, "" if file == "params.yaml" else f"{file}:")
-    for batch in _batches([Param(k, fit(v)) for k, v in values.items()], PARAMS_PER_BATCH):
+    params = [Param(name, value) for name, value in params_of(record).items()]
+    for batch in _batches(params, PARAMS_PER_BATCH):
         client.log_batch(run_id, params=batch)
     context = [InputTag("mlflow.data.context", "dep")]
     inputs = [

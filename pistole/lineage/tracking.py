@@ -3,29 +3,26 @@
 Under DVC (which sets DVC_STAGE) every stage is recorded; a command run by hand is recorded only if
 MLFLOW_TRACKING_URI is set. Everything is kept in memory and written when the stage has ended, by a
 process that imports mlflow in the meantime; a record that cannot be written costs one warning line,
-never the stage's work (PISTOLE_TRACKING=strict makes it an error).
+never the stage's work (PISTOLE_TRACKING=strict makes it an error). PISTOLE_TRACKING=receipts leaves
+the receipt alone, for ``pistole track`` to write the run later.
 """
 
 import contextlib
+import getpass
 import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pistole
 from pistole.errors import UserError
-from pistole.files import read_json, sha256_file, write_json
-from pistole.lineage import dag
+from pistole.files import read_json
+from pistole.lineage import code, dag, environment, receipts
 from pistole.lineage.hashing import hash_paths, run_key
 from pistole.lineage.record import StageRun, now
 from pistole.lineage.writer import Writer
 from pistole.progress import say
-
-RECEIPTS = Path(".pistole/receipts")
-LOCK = Path("envs/runtime.txt")
 
 
 @dataclass
@@ -33,8 +30,9 @@ class Inputs:
     """What is known of a stage before it works."""
 
     root: Path
-    tags: dict[str, str]
-    writer: Writer
+    home: Path
+    code: dict[str, Any]
+    writer: Writer | None
     stage: dag.Stage | None = None
     deps: dict[str, str] = field(default_factory=dict)
     key: str = ""
@@ -61,12 +59,12 @@ def stage_run(hint: str) -> Iterator[StageRun]:
     except BaseException as error:
         if inputs and not inputs.finished:
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            inputs.tags["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:500]
             with _tolerant(strict=False):
-                _log(run, inputs, {}, status)
+                _log(run, inputs, _record(run.stage, inputs, {}), status, {"error": told})
         raise
     finally:
-        if inputs:
+        if inputs and inputs.writer:
             inputs.writer.close()
 
 
@@ -94,52 +92,81 @@ def _begin(name: str) -> Inputs | None:
     under_dvc = "DVC_STAGE" in os.environ
     if not under_dvc and not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
-    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    uri = tracking_uri(root)
+    root = _project()
+    # In an experiment's copy of the project, which DVC removes, DVC_ROOT is the project itself.
+    home = Path(os.environ.get("DVC_ROOT", root)).resolve()
+    uri = tracking_uri(home)
+    later = under_dvc and os.environ.get("PISTOLE_TRACKING") == "receipts"
     inputs = None
     with _tolerant():
-        known = Inputs(root, _circumstances(root, name), Writer(uri))
+        writer = None if later else Writer(uri)
+        known = Inputs(root, home, code.state(root), writer)
         if under_dvc:
-            _receipt(root, name).unlink(missing_ok=True)
             known.stage = _describe(root, name)
             known.deps = hash_paths(root, known.stage["deps"])
             known.key = run_key(known.stage["cmd"], known.deps, known.stage["params"])
+            receipts.remove(home, name, known.key)
         inputs = known
     return inputs
 
 
+def _project() -> Path:
+    """Return the folder of the project or of an experiment's copy of it, where the stage runs."""
+    here = Path.cwd()
+    return next((place for place in (here, *here.parents) if (place / ".dvc").is_dir()), here)
+
+
 def _finish(run: StageRun, inputs: Inputs) -> None:
-    """Write the run, then the receipt; the receipt does not wait for a store that is down."""
+    """Write the receipt, which does not wait for a store that is down, then the run."""
     inputs.finished = True
-    outs: dict[str, str] = {}
-    run_id = None
     with _tolerant():
-        if inputs.stage:
-            outs = hash_paths(inputs.root, [out["path"] for out in inputs.stage["outs"]])
-        with _tolerant():
-            run_id = _log(run, inputs, outs, "FINISHED")
-        if inputs.stage:
-            receipt = _record(run.stage, inputs, outs) | {"run_id": run_id}
-            write_json(_receipt(inputs.root, run.stage), receipt)
+        if inputs.stage is None:
+            _log(run, inputs, _record(run.stage, inputs, {}), "FINISHED")
+            return
+        outs = hash_paths(inputs.root, [out["path"] for out in inputs.stage["outs"]])
+        record = _record(run.stage, inputs, outs)
+        receipt = receipts.write(inputs.home, record, run.measured(inputs.root))
+        run_id = _log(run, inputs, receipt, "FINISHED")
+        receipts.set_run_id(inputs.home, receipt, run_id)
 
 
-def _log(run: StageRun, inputs: Inputs, outs: dict[str, str], status: str) -> str:
-    record = _record(run.stage, inputs, outs)
-    return inputs.writer.write(run, record, inputs.tags, status)
+def _log(
+    run: StageRun,
+    inputs: Inputs,
+    record: dict[str, Any],
+    status: str,
+    tags: dict[str, str] | None = None,
+) -> str | None:
+    if inputs.writer is None:
+        return None
+    content = {name: value for name, value in record.items() if name != "run_id"}
+    return inputs.writer.write(run, content, tags or {}, status)
 
 
 def _record(name: str, inputs: Inputs, outs: dict[str, str]) -> dict[str, Any]:
     record = {
         "stage": name,
+        "user": _user(),
         "host": platform.node(),
         "started": inputs.started,
         "seconds": round((now() - inputs.started) / 1000, 3),
+        "engine": os.environ.get("PISTOLE_ENGINE", "dvc" if "DVC_STAGE" in os.environ else "hand"),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "code": inputs.code,
+        "environment": environment.describe(inputs.root),
     }
     if inputs.stage is None:
         return record
     cmd, params = inputs.stage["cmd"], inputs.stage["params"]
     lineage = {"run_key": inputs.key, "cmd": cmd, "deps": inputs.deps, "params": params}
     return record | lineage | {"outs": outs}
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number that has no name
+        return None
 
 
 def _describe(root: Path, name: str) -> dag.Stage:
@@ -153,37 +180,6 @@ def _describe(root: Path, name: str) -> dag.Stage:
     return found[0]
 
 
-def _circumstances(root: Path, name: str) -> dict[str, str]:
-    """Return the tags that say where and with what code a stage runs; empty ones are left out."""
-    lock = root / LOCK
-    # DVC rewrites dvc.lock after every stage: that is no change of the code.
-    changes = _git(root, "status", "--porcelain", "-uno", "--", ".", ":(exclude)dvc.lock")
-    commit = _git(root, "rev-parse", "HEAD")
-    tags = {
-        "dvc.stage": name,
-        "dvc.engine": os.environ.get(
-            "PISTOLE_ENGINE", "dvc" if "DVC_STAGE" in os.environ else "hand"
-        ),
-        "git.commit": commit,
-        "git.dirty": str(bool(changes)).lower() if commit else "",
-        "host": platform.node(),
-        "slurm.job": os.environ.get("SLURM_JOB_ID", ""),
-        "pistole.version": pistole.__version__,
-        "env.lock_sha256": sha256_file(lock) if lock.is_file() else "",
-    }
-    return {tag: value for tag, value in tags.items() if value}
-
-
-def _git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
-
-
 @contextlib.contextmanager
 def _tolerant(strict: bool | None = None) -> Iterator[None]:
     """Turn a failure to record into one warning line, unless it is asked to be an error."""
@@ -195,7 +191,3 @@ def _tolerant(strict: bool | None = None) -> Iterator[None]:
             raise
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         say(f"warning: this stage is not fully tracked: {text}")
-
-
-def _receipt(root: Path, name: str) -> Path:
-    return root / RECEIPTS / f"{name}.json"

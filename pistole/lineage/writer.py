@@ -73,7 +73,7 @@ class Writer:
         self._process.communicate()
 
 
-class _Absent:
+class Absent:
     """Hides what mlflow imports if it is installed and a client needs nothing of: half its time."""
 
     names = frozenset({"matplotlib", "pandas", "scipy", "sklearn"})
@@ -95,7 +95,7 @@ class _Absent:
 
 def main() -> None:
     """Import mlflow and open the store, wait for a request, and answer it."""
-    sys.meta_path.insert(0, _Absent())
+    sys.meta_path.insert(0, Absent())
     from pistole.lineage.record import StageRun
     from pistole.lineage.store import open_store, write_run
 

@@ -13,8 +13,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pistole.errors import UserError
-from pistole.lineage import store, tracking
-from pistole.lineage.hashing import run_key
+from pistole.lineage import code, receipts, store, tracking
+from pistole.lineage.hashing import hash_paths, run_key
 from pistole.lineage.record import StageRun
 from pistole.lineage.tracking import stage_run, tracking_uri
 from pistole.lineage.writer import Writer
@@ -61,7 +61,6 @@ def make_project(folder):
         "params.yaml": PARAMS,
         "data/x.txt": "x",
         "envs/runtime.txt": "torch==2\n",
-        ".pistole/receipts/train@bad.json": "{}",
     }
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -147,8 +146,9 @@ def test_a_run_under_dvc_agrees_with_dvc_lock(repro):
         "nothing": "null",
     }
     assert dict(rows(project, "SELECT name, digest FROM datasets")) == deps
-    receipt = json.loads((project / ".pistole/receipts/train@good.json").read_text())
-    assert (receipt["run_id"], receipt["run_key"]) == (run, tags["dvc.run_key"])
+    receipt = receipts.find(project, "train@good", tags["dvc.run_key"])
+    assert (receipt["run_id"], receipt["id"]) == (run, tags["pistole.receipt"])
+    assert receipt["id"] == receipts.identity(receipt)
     assert (receipt["deps"], receipt["outs"]) == (deps, outs)
     assert receipt["params"] == entry["params"]
     assert run not in (project / "dvc.lock").read_text()
@@ -167,7 +167,16 @@ def test_metrics_over_steps_figures_and_tables_are_kept(repro):
         "columns": ["task", "clean", "n"],
         "data": [["a", 0.5, None], ["b", None, 2]],
     }
-    assert json.loads((artifacts / "lineage.json").read_text())["stage"] == "train@good"
+    receipt = receipts.latest(project, "train@good")
+    assert json.loads((artifacts / "lineage.json").read_text()) | {"run_id": run} == receipt
+    measured = receipts.measured(project, receipt)
+    assert [row[:3] for row in measured["metrics"]] == [
+        ["loss", 1, 0],
+        ["loss", 0.5, 1],
+        ["loss", 1 / 3, 2],
+        ["accuracy", 0.5, 0],
+    ]
+    assert [row[:2] for row in measured["files"]] == [["out/good/curve.png", "figures"]]
     assert not re.search(r"alembic|INFO|Warning|not fully tracked", output), output
 
 
@@ -177,7 +186,7 @@ def test_a_failing_stage_leaves_a_failed_run_and_no_receipt(repro):
     assert status == "FAILED", output
     assert tables["tags"]["error"] == "ValueError: the weights are NaN"
     assert "dvc.run_key" in tables["tags"]
-    assert not (project / ".pistole/receipts/train@bad.json").exists()
+    assert receipts.latest(project, "train@bad") is None
 
 
 def test_by_hand_nothing_is_tracked_nor_imported(tmp_path, clean_env):
@@ -220,10 +229,9 @@ def test_by_hand_with_a_store_the_hint_is_the_name(written, clean_env, project):
     ((uri, logged, record, tags, status),) = written
     assert (uri, status) == ("http://example.org", "FINISHED")
     assert logged.metrics[0][:3] == ("loss", 1.0, 4)
-    assert tags["dvc.stage"] == record["stage"] == "merge@pistole"
-    assert tags["dvc.engine"] == "hand"
+    assert (record["stage"], record["engine"], tags) == ("merge@pistole", "hand", {})
     assert "run_key" not in record
-    assert not list(project.glob("**/merge@pistole.json"))
+    assert not (project / receipts.FOLDER).exists()
 
 
 def test_a_frozen_dag_is_used_instead_of_dvc(written, clean_env, project):
@@ -234,11 +242,11 @@ def test_a_frozen_dag_is_used_instead_of_dvc(written, clean_env, project):
     clean_env.setenv("DVC_STAGE", "../dvc.yaml:a")
     with stage_run("hint"):
         Path("out").write_text("o")
-    ((_, _, record, tags, _),) = written
+    ((_, _, record, _, _),) = written
     assert record["outs"].keys() == {"out"}
-    assert tags["dvc.engine"] == "snakemake"
-    receipt = json.loads((project / ".pistole/receipts/a.json").read_text())
-    assert (receipt["run_id"], receipt["run_key"]) == ("id", record["run_key"])
+    assert record["engine"] == "snakemake"
+    receipt = receipts.find(project, "a", record["run_key"])
+    assert receipt == {**record, "run_id": "id"}
 
 
 @pytest.mark.parametrize("broken", ["store", "stage"])
@@ -256,7 +264,9 @@ def test_a_record_that_cannot_be_written_costs_one_line(clean_env, project, caps
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("warning: this stage is not fully tracked: ")
-    assert (project / ".pistole/receipts/a.json").exists() == (broken == "store")
+    receipt = receipts.latest(project, "a")
+    assert (receipt is not None) == (broken == "store")
+    assert receipt is None or receipt["run_id"] is None
     clean_env.setenv("PISTOLE_TRACKING", "strict")
     with pytest.raises((RuntimeError, UserError), match=r"database|no stage b"), stage_run("hint"):
         pass
@@ -281,20 +291,73 @@ def test_the_default_store_is_a_database_in_the_project(clean_env, tmp_path):
     assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
 
 
-def test_git_state_ignores_dvc_lock_and_untracked_files(clean_env, project):
+def test_with_receipts_alone_no_store_is_opened(clean_env, project):
+    write_by(clean_env, lambda *_: pytest.fail("nothing must be written"))
+    clean_env.setattr(tracking, "Writer", lambda uri: pytest.fail(f"{uri} must not be opened"))
+    stage = {"name": "a", "cmd": ["x"], "deps": [], "params": {}, "outs": []}
+    (project / "dag.json").write_text(json.dumps([stage]))
+    clean_env.setenv("PISTOLE_DAG", str(project / "dag.json"))
+    clean_env.setenv("DVC_STAGE", "a")
+    clean_env.setenv("PISTOLE_TRACKING", "receipts")
+    with stage_run("hint") as run:
+        run.metric("loss", float("nan"))
+    receipt = receipts.latest(project, "a")
+    assert receipt["run_id"] is None
+    assert receipts.measured(project, receipt)["metrics"][0][:2] == ["loss", "nan"]
+
+
+def test_a_stage_that_starts_again_has_no_receipt_until_it_ends(clean_env, project, written):
+    stage = {"name": "a", "cmd": ["x"], "deps": ["data"], "params": {}, "outs": []}
+    (project / "dag.json").write_text(json.dumps([stage]))
+    clean_env.setenv("PISTOLE_DAG", str(project / "dag.json"))
+    clean_env.setenv("DVC_STAGE", "a")
+    with stage_run("hint"):
+        pass
+    assert receipts.latest(project, "a")
+    with pytest.raises(ValueError, match="mine"), stage_run("hint"):
+        raise ValueError("mine")
+    assert receipts.latest(project, "a") is None
+    with stage_run("hint"):
+        pass
+    (project / "data/x.txt").write_text("another input")
+    with stage_run("hint"):
+        pass
+    assert len(list(receipts.every(project))) == 2
+    assert receipts.latest(project, "a")["deps"] == hash_paths(project, ["data"])
+
+
+def test_git_state_ignores_what_a_run_writes_and_untracked_files(clean_env, project):
     def git(*arguments):
         identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
         subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
 
     git("init")
-    Path("dvc.lock").write_text("a")
-    git("add", "dvc.lock", "stage.py")
+    lock = """schema: '2.0'
+stages:
+  a:
+    cmd: x
+    deps:
+    - path: stage.py
+      md5: '1'
+    outs:
+    - path: table.json
+      md5: '2'
+"""
+    Path("dvc.lock").write_text(lock)
+    Path("table.json").write_text("a")
+    git("add", "dvc.lock", "stage.py", "table.json", "params.yaml")
     git("commit", "-m", "first")
-    Path("dvc.lock").write_text("b")
-    tags = tracking._circumstances(project, "a")
-    assert (len(tags["git.commit"]), tags["git.dirty"]) == (40, "false")
+    Path("dvc.lock").write_text(f"{lock}\n")
+    Path("table.json").write_text("b")
+    Path("params.yaml").write_text("b: 1")
+    assert len(code.state(project)["commit"]) == 40
+    assert code.state(project)["changed"] == []
     Path("stage.py").write_text("changed")
-    assert tracking._circumstances(project, "a")["git.dirty"] == "true"
+    assert code.state(project)["changed"] == ["stage.py"]
+
+
+def test_without_git_the_commit_is_unknown(clean_env, project):
+    assert code.state(project) == {"commit": None, "changed": []}
 
 
 def test_long_values_become_digests_and_nested_params_leaves():
