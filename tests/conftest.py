@@ -67,52 +67,54 @@ def picture(seed: int, width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
+def write_tar_file(path: Path, files: dict[str, bytes] | list[tuple[str, bytes]]) -> None:
+    """Write a tar from (name, content) pairs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items() if isinstance(files, dict) else files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
 @pytest.fixture
 def write_tar() -> Callable[[Path, dict[str, bytes] | list[tuple[str, bytes]]], None]:
     """A function that writes a tar from (name, content) pairs."""
+    return write_tar_file
 
-    def write(path: Path, files: dict[str, bytes] | list[tuple[str, bytes]]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(path, "w") as archive:
-            for name, content in files.items() if isinstance(files, dict) else files:
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
 
-    return write
+def write_wds_folder(
+    root: Path,
+    classes: int = 3,
+    per_class: int = 4,
+    shards: int = 2,
+    width: int = 8,
+    height: int = 8,
+) -> Path:
+    """Write a webdataset folder of noise images; sample ``i`` has label ``i % classes``."""
+    for number, split in enumerate(("train", "test")):
+        for shard in range(shards):
+            files = {}
+            for i in range(shard, classes * per_class, shards):
+                files[f"s{i:07d}.cls"] = str(i % classes).encode()
+                files[f"s{i:07d}.png"] = picture(1000 * number + i, width, height)
+            write_tar_file(root / split / f"{shard}.tar", files)
+        (root / split / "nshards.txt").write_text(f"{shards}\n")
+    names = ["circle", "red square", "dog"] + [f"thing {i}" for i in range(classes)]
+    (root / "classnames.txt").write_text("\n".join(names[:classes]) + "\n")
+    templates = "a photo of a {c}.\na blurry photo of a {c}.\n"
+    (root / "zeroshot_classification_templates.txt").write_text(templates)
+    return root
 
 
 @pytest.fixture
-def write_wds(write_tar) -> Callable[..., Path]:
+def write_wds() -> Callable[..., Path]:
     """A function that writes a webdataset folder of noise images.
 
     ``write_wds(root, classes=3, per_class=4, shards=2, width=8, height=8)`` returns ``root``;
     sample ``i`` of a split has label ``i % classes``.
     """
-
-    def write(
-        root: Path,
-        classes: int = 3,
-        per_class: int = 4,
-        shards: int = 2,
-        width: int = 8,
-        height: int = 8,
-    ) -> Path:
-        for number, split in enumerate(("train", "test")):
-            for shard in range(shards):
-                files = {}
-                for i in range(shard, classes * per_class, shards):
-                    files[f"s{i:07d}.cls"] = str(i % classes).encode()
-                    files[f"s{i:07d}.png"] = picture(1000 * number + i, width, height)
-                write_tar(root / split / f"{shard}.tar", files)
-            (root / split / "nshards.txt").write_text(f"{shards}\n")
-        names = ["circle", "red square", "dog"] + [f"thing {i}" for i in range(classes)]
-        (root / "classnames.txt").write_text("\n".join(names[:classes]) + "\n")
-        templates = "a photo of a {c}.\na blurry photo of a {c}.\n"
-        (root / "zeroshot_classification_templates.txt").write_text(templates)
-        return root
-
-    return write
+    return write_wds_folder
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pistole.cli.common import app
 
 # Importing a module registers its commands; --help lists them in this order.
 # isort: off
-from pistole.cli import project, data, sources, merging, lineage, cluster
+from pistole.cli import project, data, sources, merging, planning, lineage, cluster
 # isort: on
 
-__all__ = ["app", "cluster", "data", "lineage", "merging", "project", "sources"]
+__all__ = ["app", "cluster", "data", "lineage", "merging", "planning", "project", "sources"]

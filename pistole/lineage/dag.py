@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -107,6 +109,30 @@ def load_stage(root: str | Path, name: str) -> Stage:
     """
     with open_repo(root) as repo:
         return _plain(repo.stage.load_one(os.fspath(Path(repo.root_dir) / "dvc.yaml"), name))
+
+
+def load_under(dvc_yaml: str | Path, params: str | Path) -> list[Stage]:
+    """Read the stages as they would be under other parameters; the project is left alone.
+
+    Args:
+        dvc_yaml: the DAG.
+        params: the file to take as its params.yaml.
+
+    Returns:
+        The stages by name.
+
+    Raises:
+        UserError: there is no such dvc.yaml, or it is not valid with these parameters.
+    """
+    if not Path(dvc_yaml).is_file():
+        raise UserError(f"{dvc_yaml} does not exist: run this in the project's folder")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(dvc_yaml, Path(folder) / "dvc.yaml")
+        shutil.copy(params, Path(folder) / "params.yaml")
+        config = Path(folder) / ".dvc" / "config"
+        config.parent.mkdir()
+        config.write_text("[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8")
+        return load(folder)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+from huggingface_hub import try_to_load_from_cache
 from open_clip.pretrained import download_pretrained_from_hf
 from torch import Tensor
 
@@ -21,6 +22,7 @@ REMEDY = (
     "download its weights elsewhere and give base.pretrained their path (and base.model the path "
     "of the config)"
 )
+HUB_CONFIG = "open_clip_config.json"
 EMBEDDED = Path(__file__).parent / "assets"
 
 
@@ -77,6 +79,33 @@ def find_source(
     return _by_name(model, pretrained)
 
 
+def find_config(kind: str, model: str | None) -> tuple[str, Config]:
+    """Find a base model's architecture alone, without its weights and without the network.
+
+    Args:
+        kind: ``embedded`` or ``open_clip``.
+        model: open_clip name, ``hf-hub:`` name that is in the cache, or path of a config (JSON).
+
+    Returns:
+        The architecture's name, and open_clip's model config.
+
+    Raises:
+        UserError: an unknown name, no config, or a ``hf-hub:`` name that was never fetched.
+    """
+    if kind == "embedded":
+        return "embedded", read_json(EMBEDDED / "embedded.json")
+    if not model:
+        raise UserError("base.model is empty: give an open_clip name or the path of a config")
+    if model.startswith(HUB):
+        found = try_to_load_from_cache(model.removeprefix(HUB), HUB_CONFIG)
+        if not isinstance(found, str):
+            raise UserError(f"the config of {model} is not in the Hugging Face cache: fetch it")
+        return model, read_json(found)["model_cfg"]
+    if model.endswith(".json") or Path(model).is_file():
+        return Path(model).stem, _config_in(Path(model))[0]
+    return _named_config(model)
+
+
 def _embedded(assets: Path) -> Source:
     weights = assets / "embedded.safetensors"
     if not weights.is_file():
@@ -94,13 +123,19 @@ def _embedded(assets: Path) -> Source:
     )
 
 
-def _from_config(path: Path, pretrained: str | None) -> Source:
+def _config_in(path: Path) -> tuple[Config, dict[str, Any]]:
+    """The model config in a file, and the whole document."""
     document = read_json(path)
     config = document.get("model_cfg", document) if isinstance(document, dict) else {}
     if not all(key in config for key in ("embed_dim", "vision_cfg", "text_cfg")):
         raise UserError(
             f"{path} is not an open_clip config: it needs embed_dim, vision_cfg, text_cfg"
         )
+    return config, document
+
+
+def _from_config(path: Path, pretrained: str | None) -> Source:
+    config, document = _config_in(path)
     normal = document.get("preprocess_cfg", document)
     weights = _weights_path(pretrained, f"the config {path}")
     quick = True if _says_openai(path.name, weights.name) else None
@@ -117,7 +152,7 @@ def _from_config(path: Path, pretrained: str | None) -> Source:
 
 def _from_hub(model: str, pretrained: str | None) -> Source:
     identifier = model.removeprefix(HUB)
-    path = fetch(model, REMEDY, download_pretrained_from_hf, identifier, "open_clip_config.json")
+    path = fetch(model, REMEDY, download_pretrained_from_hf, identifier, HUB_CONFIG)
     document = read_json(path)
     if pretrained:
         weights = _weights_path(pretrained, model)
@@ -135,7 +170,7 @@ def _from_hub(model: str, pretrained: str | None) -> Source:
     )
 
 
-def _by_name(model: str, pretrained: str | None) -> Source:
+def _named_config(model: str) -> tuple[str, Config]:
     name = model.replace("/", "-")
     config = open_clip.get_model_config(name)
     if config is None:
@@ -144,6 +179,11 @@ def _by_name(model: str, pretrained: str | None) -> Source:
         raise UserError(
             f"open_clip has no model {model!r}{hint}, and it is no config file: correct it"
         )
+    return name, config
+
+
+def _by_name(model: str, pretrained: str | None) -> Source:
+    name, config = _named_config(model)
     tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
     if tag and not Path(str(pretrained)).is_file():
         _refuse_offline_url(tag, pretrained)

@@ -9,7 +9,7 @@ from pistole.params.explaining import (
     schema_text,
 )
 from pistole.params.fields import METHODS
-from pistole.params.profiles import list_profiles, use_profile
+from pistole.params.profiles import find_profile, list_profiles, use_profile
 from pistole.params.reading import load_params
 from pistole.params.schema import CHECKS, SOURCES, Params
 
@@ -22,6 +22,7 @@ __all__ = [
     "check_schema",
     "explain",
     "explain_all",
+    "find_profile",
     "json_schema",
     "list_profiles",
     "load_params",

@@ -119,4 +119,5 @@ Objective = Literal["erm", "tecoa", "fare", "pmg", "tga"]
 Start = Literal["gaussian_0.001", "uniform_eps", "zero"]
 CapMode = Literal["none", "score_clip", "renorm", "mask_cap", "zero_top"]
 CapModes = Annotated[tuple[CapMode, ...], Sequence, AfterValidator(_unique)]
+Reference = Literal["fare-table-4"] | None
 Variant = Literal["gism", "gism_pci", "gism_apt", "pistole"]

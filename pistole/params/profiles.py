@@ -42,6 +42,25 @@ def use_profile(name: str, profiles_dir: str | Path, target: str | Path) -> Para
     """
     from pistole.files import atomic_file  # imports torch: too slow for those who only read
 
+    source, params = find_profile(name, profiles_dir)
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(source.read_bytes())
+    return params
+
+
+def find_profile(name: str, profiles_dir: str | Path) -> tuple[Path, Params]:
+    """Check a profile.
+
+    Args:
+        name: name of the profile.
+        profiles_dir: the folder of profiles.
+
+    Returns:
+        Its file, and its values.
+
+    Raises:
+        UserError: there is no such profile, or it is not valid.
+    """
     names = [known for known, _ in list_profiles(profiles_dir)]
     if name not in names:
         listed = f"did you mean {nearest(name, names)}? (there are: {', '.join(names)})"
@@ -52,9 +71,7 @@ def use_profile(name: str, profiles_dir: str | Path, target: str | Path) -> Para
     if params.profile != name:
         told = f"profile: {params.profile!r} is not the file's name"
         raise UserError(f"{source}: {told}: write {name}")
-    with atomic_file(target) as temporary:
-        temporary.write_bytes(source.read_bytes())
-    return params
+    return source, params
 
 
 def _first_comment(path: Path) -> str:

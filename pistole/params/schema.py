@@ -23,6 +23,7 @@ from pistole.params.fields import (
     Model,
     Names,
     Objective,
+    Reference,
     Resolution,
     Section,
     Start,
@@ -256,6 +257,7 @@ class Report(Section):
     """The report."""
 
     bootstrap: int = key("resamples behind each interval", "resamples", ge=1, le=1_000_000)
+    reference: Reference = key("published table to show beside the measured one; null = none")
 
 
 SOURCES = tuple(Finetune.model_fields)

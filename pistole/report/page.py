@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from pistole.params import CHECKS, SOURCES, Params
 from pistole.report import figures, theory, words
 from pistole.report.inputs import Results, Row
+from pistole.report.reference import reference_view
 from pistole.report.rows import comparison_groups, missing
 from pistole.report.statistics import LEVEL, MEASURES
 from pistole.report.tables import (
@@ -60,6 +61,7 @@ def render(
         task_cell=task_cell,
         figures={name: inline(document, name) for name, document in drawn.items()},
         **_accuracies(metrics),
+        reference=_reference(params, metrics),
         **_checks(results),
         **_scores(results),
         **_circumstances(params, results),
@@ -80,6 +82,11 @@ def _accuracies(metrics: dict[str, Any]) -> dict[str, Any]:
         "missing": missing(metrics),
         "beyond_lambda": words.beyond_lambda(metrics["frontier"]),
     }
+
+
+def _reference(params: Params, metrics: dict[str, Any]) -> dict[str, Any] | None:
+    name = params.report.reference
+    return None if name is None else reference_view(name, params.attack.eps, metrics)
 
 
 def _checks(results: Results) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""Bytes that each stage leaves behind, and what it needs aside while it works."""
+
+from dataclasses import dataclass
+
+from pistole.data.world.draw import SIZE
+from pistole.method.trajectory import VARIANTS
+from pistole.params import SOURCES, Params
+from pistole.plan.tower import Tower
+from pistole.stages.data import TRAINING_SLICES
+from pistole.stages.masks import CONTROLS
+from pistole.stages.sources import source_of
+from pistole.theory.blocks import BLOCKS
+from pistole.theory.conflict_summary import POINTS
+
+FP32 = 4
+ENTRY = 120  # bytes that one listed image takes in index.json: its id, label and digest
+RESUMED = 3  # parameters and both moments of AdamW, in .pistole/resume while training
+ACCUMULATED = 6  # sums of both halves and of the first one, of two accumulators
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes on disk.
+
+    Attributes:
+        kept: outputs; tables, curves and figures, a few megabytes in all, are left out.
+        aside: files that are gone when the stage is finished.
+    """
+
+    kept: int = 0
+    aside: int = 0
+
+
+def listed(params: Params, dataset: str) -> dict[str, int]:
+    """Say how many images of a dataset each slice has.
+
+    Args:
+        params: ``slices`` and ``data.finetune`` are read.
+        dataset: its name.
+
+    Returns:
+        slice -> images.
+    """
+    names = ("test", *TRAINING_SLICES) if dataset == params.data.finetune else ("test",)
+    return {name: getattr(params.slices, name) for name in names}
+
+
+def disk_of(stage: str, params: Params, tower: Tower, classes: dict[str, int | None]) -> Disk:
+    """Count the bytes of one stage of the DAG.
+
+    Args:
+        stage: DVC's name of it.
+        params: of the run.
+        tower: the visual tower.
+        classes: of every dataset; unknown ones are left out.
+
+    Returns:
+        The bytes.
+    """
+    kind, _, item = stage.partition("@")
+    vector = FP32 * tower.parameters
+    state = vector + FP32 * tower.buffers
+    if kind == "data":
+        images = sum(listed(params, item).values())
+        pixels = 3 * SIZE**2 if source_of(params.data, item).layout == "embedded" else 0
+        return Disk(images * (ENTRY + pixels))
+    if kind == "finetune":
+        trained = getattr(params.finetune, item).checkpoint is None
+        return Disk(state, RESUMED * vector if trained else 0)
+    if kind == "theory":
+        return Disk(0, vector * _gradients(item, params))
+    features = FP32 * tower.embedding * sum(count or 0 for count in classes.values())
+    return {
+        "base": Disk(state + features),
+        "vectors": Disk(vector),
+        "stability": Disk(len(VARIANTS) * vector, ACCUMULATED * vector),
+        "masks": Disk((len(VARIANTS) + len(CONTROLS)) * len(SOURCES) * vector),
+        "merge": Disk(state),
+    }.get(kind, Disk())
+
+
+def _gradients(check: str, params: Params) -> int:
+    """Gradients of blocks of images that a check keeps in files at once."""
+    if check == "agreement":
+        return 2 * min(BLOCKS, params.slices.measure)
+    if check == "conflict_map":
+        repeats = params.theory.conflict_map.repeats
+        blocks = max(BLOCKS, repeats + repeats % 2)
+        images = min(params.theory.conflict_map.samples, params.slices.measure)
+        return (2 * len(POINTS) + 1) * min(blocks, images)
+    return 0

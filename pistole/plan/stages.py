@@ -1,0 +1,163 @@
+"""Passes of each stage, from the same parameters and constants that the stage itself reads."""
+
+from collections.abc import Callable, Mapping
+
+from pistole.baselines.registry import METHODS
+from pistole.method.scores import micro_size
+from pistole.params import Params
+from pistole.plan import theory
+from pistole.plan.attacks import EVERY, FRAGILE, STURDY, Survival, expected_ensemble, pgd
+from pistole.plan.tower import Tower
+from pistole.plan.work import FORWARD, TEXT, WEIGHT, Work, Works, times
+from pistole.stages.evaluate import ensemble_spec
+from pistole.stages.runtime import attack_budget
+
+Classes = Mapping[str, int | None]  # dataset -> number of classes, None if not known before it runs
+Prompts = Mapping[str, int | None]  # dataset -> class names times templates
+# Objective -> passes of each image in a step, beside its attack: with the gradient of the weights,
+# and through the frozen model (docs/method.md B.0). FARE's attack has a frozen target of its own.
+PASSES = {"erm": (1, 0), "tecoa": (1, 0), "fare": (1, 2), "pmg": (2, 1), "tga": (2, 1)}
+PLAIN = ("base", "natural")  # rows of models without adversarial training
+
+
+def finetune(params: Params, source: str) -> Works:
+    """Count stage ``finetune@SOURCE`` (docs/method.md B.0).
+
+    Args:
+        params: ``finetune.SOURCE`` and ``attack`` are read.
+        source: ``natural`` or ``robust``.
+
+    Returns:
+        The passes; none where a checkpoint is given.
+    """
+    knobs = getattr(params.finetune, source)
+    if knobs.checkpoint is not None:
+        return []
+    images, batch = knobs.steps * knobs.batch_size, knobs.batch_size
+    learnt, frozen = PASSES[knobs.objective]
+    works = [Work(WEIGHT, learnt * images, batch), Work(FORWARD, frozen * images, batch)]
+    if knobs.objective != "erm":
+        works += pgd(images, attack_budget(params, "train"), batch)
+    return works
+
+
+def stability(params: Params, source: str) -> Works:
+    """Count stage ``stability@SOURCE`` (docs/method.md A.4, A.9).
+
+    Args:
+        params: ``slices.score``, ``stability`` and ``attack`` are read.
+        source: ``natural`` or ``robust``.
+
+    Returns:
+        Attacks on the robust source, PCI with one unperturbed pass, and a weighted and an
+        unweighted gradient, at every point.
+    """
+    knobs, images = params.stability, params.slices.score
+    micro = micro_size(knobs.score_stat, knobs.microbatch, knobs.batch_size)
+    works = [
+        Work(FORWARD, knobs.K * images * (1 + 2 * knobs.pci.pairs), min(knobs.batch_size, images)),
+        Work(WEIGHT, knobs.K * images * 2, min(micro, images // 2)),
+    ]
+    if source == "robust":
+        attacks = knobs.K if knobs.regen_adv else 1
+        batch = min(knobs.batch_size, images)
+        works += pgd(attacks * images, attack_budget(params, "calibration"), batch)
+    return works
+
+
+def select(params: Params, share: Survival) -> Works:
+    """Count stage ``select``.
+
+    Args:
+        params: ``methods``, ``select``, ``slices.select`` and ``attack`` are read.
+        share: which part is right when clean, and so attacked.
+
+    Returns:
+        Clean and adversarial predictions of every method that has a lambda of its own.
+    """
+    images, batch = params.slices.select, params.attack.evaluate.batch_size
+    batch = min(batch, images)
+    right = images * share.clean
+    one = [
+        Work(FORWARD, images + right, batch),
+        *pgd(right, attack_budget(params, "select"), batch),
+    ]
+    models = sum(not METHODS[name].matched for name in params.methods) * len(params.select.grid)
+    return times(models, one)
+
+
+def evaluate(params: Params, classes: Classes, share: Survival) -> Works:
+    """Count stage ``evaluate@MODEL``.
+
+    Args:
+        params: ``datasets``, ``slices.test`` and ``attack`` are read.
+        classes: of every dataset.
+        share: which part of the images is left to attack.
+
+    Returns:
+        The passes of all datasets.
+    """
+    spec = ensemble_spec(params)
+    parts = [
+        expected_ensemble(params.slices.test, spec, classes.get(name), share)
+        for name in params.datasets
+    ]
+    return [work for part in parts for work in part]
+
+
+def frontier(params: Params, share: Survival) -> Works:
+    """Count stage ``frontier@METHOD``: APGD-CE alone at every lambda.
+
+    Args:
+        params: ``datasets``, ``slices.test``, ``frontier`` and ``attack`` are read.
+        share: which part of the images is left to attack.
+
+    Returns:
+        The passes of all datasets and lambdas.
+    """
+    images = min(params.frontier.images, params.slices.test)
+    one = expected_ensemble(images, ensemble_spec(params, targets=0), None, share)
+    return times(len(params.frontier.grid) * len(params.datasets), one)
+
+
+def base(prompts: Prompts) -> Works:
+    """Count stage ``base``: the text features of every dataset.
+
+    Args:
+        prompts: of every dataset; unknown ones are left out.
+
+    Returns:
+        Passes of the text tower.
+    """
+    known = [Work(TEXT, count, count) for count in prompts.values() if count]
+    return known
+
+
+def works_of(
+    stage: str, params: Params, tower: Tower, classes: Classes, prompts: Prompts, *, bound: bool
+) -> Works:
+    """Count the passes of one stage of the DAG.
+
+    Args:
+        stage: DVC's name of it, such as ``evaluate@pistole``.
+        params: of the run.
+        tower: the visual tower.
+        classes: of every dataset.
+        prompts: of every dataset.
+        bound: count an upper bound, as if no image ever left an attack; else what is typical.
+
+    Returns:
+        The passes; none of stages that run no model.
+    """
+    kind, _, item = stage.partition("@")
+    share = EVERY if bound else FRAGILE if item in PLAIN else STURDY
+    counted: dict[str, Callable[[], Works]] = {
+        "base": lambda: base(prompts),
+        "finetune": lambda: finetune(params, item),
+        "stability": lambda: stability(params, item),
+        "select": lambda: select(params, share),
+        "evaluate": lambda: evaluate(params, classes, share),
+        "frontier": lambda: frontier(params, share),
+        "theory": lambda: theory.works_of(item, params, tower),
+    }
+    return counted[kind]() if kind in counted else []
