@@ -9,7 +9,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-
 .DEFAULT_GOAL := help
 PROFILE ?= local
 
-.PHONY: help env env-dev repro cluster cluster-report pretrain mutate test test-slurm test-server lint lint-workflow lock schema ui clean
+.PHONY: help env env-dev repro cluster cluster-report pretrain mutate test test-slurm test-crate test-server lint lint-workflow lock schema ui clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -53,6 +53,14 @@ test: env-dev    ## run the tests
 test-slurm: env-dev  ## the slurm profiles on a real Slurm of this machine (root, Debian; minutes)
 	$(RUN) python -m pytest -m slurm -rs tests/e2e/slurm
 
+test-crate: env-dev .venv-provenance/.done  ## `pistole crate` against the published profiles
+	$(RUN) python -m pytest -rs tests/e2e/test_provenance.py tests/e2e/test_travel.py
+
+.venv-provenance/.done: $(VENV)/.uv envs/provenance.txt
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-provenance
+	$(UV) pip install --quiet --python .venv-provenance/bin/python --no-deps --require-hashes --no-config -r envs/provenance.txt
+	touch $@
+
 test-server: env-dev  ## an MLflow server over PostgreSQL, eight stages at once (Debian's postgresql)
 	$(RUN) python -m pytest -m server -rs tests/e2e/server
 
@@ -82,9 +90,9 @@ ui: env          ## open the MLflow store in a browser
 	MLFLOW_DISABLE_TELEMETRY=true $(RUN) mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 lock: $(VENV)/.uv    ## resolve envs/*.in again into the hashed locks
-	cd envs && for name in uv runtime dev; do $(UV) pip compile $$name.in --override overrides.txt --universal \
+	cd envs && for name in uv runtime dev provenance; do $(UV) pip compile $$name.in --override overrides.txt --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	  --annotation-style line --quiet -o $$name.txt || exit 1; done
 
 clean:           ## remove the environment and caches (artifacts stay)
-	rm -rf $(VENV) mutants .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-provenance mutants .pytest_cache .ruff_cache .hypothesis
