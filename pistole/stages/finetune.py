@@ -75,7 +75,7 @@ def run(
     if knobs.checkpoint is None and processes.rank() == 0:
         forget_state(_state_path(source))
     for row in curve if on_metric else []:
-        for name in row.keys() - {"step"}:
+        for name in _columns(curve)[1:]:
             on_metric(name, row[name], int(row["step"]))
     return {"last_loss": curve[-1]["loss"]} if curve else {}
 
@@ -106,7 +106,13 @@ def _write(
     with atomic_directory(out) as folder:
         save_tensors(folder / "visual.safetensors", theta | buffers, record | options)
         write_json(folder / "training.json", record | options)
-        write_csv(folder / "curve.csv", list(curve[0]) if curve else CURVE, curve)
+        write_csv(folder / "curve.csv", _columns(curve), curve)
+
+
+def _columns(curve: list[dict[str, float]]) -> tuple[str, ...]:
+    # By name, since a resumed curve has lost the order of the objective's own numbers.
+    own = {name for row in curve[:1] for name in row} - set(CURVE)
+    return (*CURVE, *sorted(own))
 
 
 def objective_of(knobs: Source) -> Objective:
