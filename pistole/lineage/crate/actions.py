@@ -16,7 +16,7 @@ COMPLETED = "http://schema.org/CompletedActionStatus"
 HOME = "https://openreview.net/forum?id=KOO1cDm2bt"
 ENGINE = "urn:pistole:engine"
 ENGINES = {"dvc": "https://dvc.org", "snakemake": "https://snakemake.github.io"}
-PACKAGES = {  # all others are on PyPI
+PACKAGES = {  # all others have a package URL (purl)
     "python": "https://www.python.org/downloads/release/python-{version}",
     "envs/runtime.txt": "urn:pistole:lock:{version}",
 }
@@ -121,7 +121,7 @@ def _tool(graph: Graph, receipt: dict[str, Any] | None) -> dict[str, str]:
     parts = []
     for name, version in sorted(used.items()):
         if name != "pistole":
-            identity = PACKAGES.get(name, "https://pypi.org/project/{name}/{version}/")
+            identity = PACKAGES.get(name, "pkg:pypi/{name}@{version}")
             identity = identity.format(name=name, version=quote(version))
             about = {"name": name, "softwareVersion": version, "url": identity}
             graph.add(identity, "SoftwareApplication", about)
