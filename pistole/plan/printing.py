@@ -3,8 +3,8 @@
 import textwrap
 from collections.abc import Iterator
 
-from pistole.plan.attacks import FRAGILE, STURDY
 from pistole.plan.planning import Plan, Row
+from pistole.plan.survival import FRAGILE, STURDY
 
 WIDTH = 100
 HEAD = ("stage", "goes over", "forward-eq.", "FLOP", "hours", "at most", "disk", "aside")

@@ -28,11 +28,14 @@ REHEARSED = {
     "data.finetune": TASKS[0],
     "datasets": list(TASKS),
     "slices": {"finetune": 1, "score": 2, "measure": 4, "select": 1, "test": 2},
-    "attack.train": ONE,
+    "attack.train": {**ONE, "loss": "ce"},
     "attack.calibration": ONE,
     "attack.select": ONE,
     "attack.evaluate.apgd_ce.steps": 1,
     "attack.evaluate.apgd_t.steps": 1,
+    "attack.evaluate.apgd_t.targets": 1,
+    "attack.evaluate.radii": ["3/255"],
+    "attack.evaluate.ladder": 0,  # 42 gradients and 109 predictions of every image
     "finetune.natural.steps": 1,
     "finetune.natural.batch_size": 1,
     "finetune.robust.steps": 1,
@@ -109,7 +112,7 @@ def commands() -> list[list[str]]:
     sources = ("natural", "robust")
     return [
         ["params", "--check", "params.yaml", "--out", "artifacts/params.ok"],
-        *(["data", task] for task in TASKS),
+        *(["data", "index", task] for task in TASKS),
         ["base"],
         *([stage, s] for stage in ("finetune", "vectors", "stability") for s in sources),
         ["masks"],
