@@ -16,7 +16,7 @@ from pistole.plan.tower import read_tower
 from pistole.plan.work import FORWARD, Work, Works, by_kind
 from pistole.stages.attacking import ensemble_spec
 from tests.attempts import Record, recorded
-from tests.e2e.micro import SCORED, SOURCES, inside, write_micro
+from tests.e2e.micro import PREPARED, SCORED, SOURCES, inside, run_micro, write_micro
 from tests.e2e.passes import counted
 
 CHANGES = {
@@ -42,7 +42,7 @@ STAGES = {
     **{f"theory@{check}": ["theory", check] for check in CHECKS},
 }
 BEFORE = {  # what a stage needs beside the ones above
-    "base": [["data", "index", "clutter"], ["data", "index", "shape"]],
+    "base": PREPARED[:-1],
     "stability@natural": [["vectors", source] for source in SOURCES],
     "select": [SCORED[-1]],
     "evaluate@base": [["merge", m] for m in CHANGES["methods"]],
@@ -101,7 +101,7 @@ def test_the_formula_is_what_the_stage_does(stage: str, seen, planned):
 def test_selection_passes_follow_from_the_clean_accuracies(seen, planned, project: Path):
     with (project / "artifacts/select/grid.csv").open() as stream:
         clean = [float(row["clean"]) for row in csv.DictReader(stream)]
-    share = Survival(sum(clean) / len(clean), 0, 0)
+    share = Survival(sum(clean) / len(clean), 0, 0, 0)
     found = by_kind(select(planned.params, share))
     assert found == pytest.approx(seen["select"])
 
@@ -139,22 +139,27 @@ def test_frontier_passes_follow_from_what_its_attempts_met(method: str, seen, pl
 
 OBJECTIVES = {
     **{name: {"objective": name} for name in PASSES},
-    "fare_l2": {"objective": "fare", "loss": "l2"},
-    "tecoa_l2": {"objective": "tecoa", "loss": "l2"},
+    "fare": {"objective": "fare", "attack__train__loss": "l2"},
+    "tecoa_l2": {"objective": "tecoa", "attack__train__loss": "l2"},
     "pmg_detached": {"objective": "pmg", "detach_clean": True},
     "tga_in_parts": {"objective": "tga", "accumulate": 3, "precision": "bf16"},
 }
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and base alone."""
+    return run_micro(tmp_path_factory.mktemp("prepared"), PREPARED)
+
+
 @pytest.mark.parametrize("case", OBJECTIVES)
-def test_one_step_of_every_objective(case: str, seen, project: Path):
-    knobs = {"steps": 1, **OBJECTIVES[case]}
-    loss = knobs.pop("loss", "ce")
-    changes = {f"finetune__robust__{key}": value for key, value in knobs.items()}
-    other = project.parent / f"{case}.yaml"
-    params = load_params(write_micro(other, **CHANGES, **changes, attack__train__loss=loss))
-    command = ["finetune", "robust", "--params", str(other), "--out", str(project.parent / case)]
-    with inside(project), counted() as passes:
+def test_one_step_of_every_objective(case: str, prepared: Path):
+    knobs = {"steps": 1, "attack__train__loss": "ce", **OBJECTIVES[case]}
+    changes = {k if "__" in k else f"finetune__robust__{k}": v for k, v in knobs.items()}
+    file = write_micro(prepared / f"{case}.yaml", **changes)
+    params = load_params(file)
+    command = ["finetune", "robust", "--params", file.name, "--out", case]
+    with inside(prepared), counted() as passes:
         app(command, standalone_mode=False)
     works = finetune(params, "robust")
     assert by_kind(works) == passes
