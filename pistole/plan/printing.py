@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator
 
 from pistole.plan.planning import Plan, Row
-from pistole.plan.survival import FRAGILE, STURDY
+from pistole.plan.survival import EXIT, FRAGILE, STURDY, Survival
 
 WIDTH = 100
 HEAD = ("stage", "goes over", "forward-eq.", "FLOP", "hours", "at most", "disk", "aside")
@@ -106,12 +106,20 @@ def _reading(plan: Plan) -> str:
         device = f"Device: {plan.rate.about}."
     return (
         "A forward pass is 1 forward-equivalent, one with a backward pass 3. Numbers are typical, "
-        f"with guesses at what the run will find: {STURDY.clean:.0%} of the images right when "
-        f"clean and {STURDY.ce:.0%} after APGD-CE ({FRAGILE.clean:.0%} and {FRAGILE.ce:.0%} for "
-        "base and natural); at most: hours if no image ever left an attack. "
+        f"with guesses at what the run will find at its headline radius: {_shares(STURDY)} "
+        f"({_shares(FRAGILE)} for base and natural), falling geometrically from radius to radius; "
+        f"APGD breaks an image within {EXIT:g} iterates. At most: hours if no image ever left an "
+        "attack. "
         f"{device} Hours are of passes through the towers alone: reading images, masks, merges "
         "and the start of processes (5 to 10 s each) come on top. Aside: files that a stage "
         "removes when it is finished. DVC's cache takes as much disk again, unless it links."
+    )
+
+
+def _shares(share: Survival) -> str:
+    return (
+        f"{share.clean:.0%} of the images are right when clean, {share.fgsm:.0%} after FGSM, "
+        f"{share.ce:.0%} after APGD-CE, {share.t:.0%} after APGD-T"
     )
 
 

@@ -3,8 +3,6 @@
 import csv
 from pathlib import Path
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
 from pistole.cli import app
@@ -183,4 +181,3 @@ def test_passes_that_exits_save_are_expected_to_be_fewer(planned):
         assert all(typical[kind] < bound[kind] for kind in typical)
     base, robust = (by_kind(evaluate(planned.params, {}, s)) for s in (FRAGILE, STURDY))
     assert sum(base.values()) < sum(robust.values())
-
