@@ -60,21 +60,22 @@ def _cells(plan: Plan, group: list[Row]) -> tuple[str, ...]:
     first, many = group[0], len(group)
     kind = first.name.partition("@")[0]
     name = ", ".join([first.name, *(row.name.partition("@")[2] for row in group[1:])])
-    costs = [first.cost(plan.tower, plan.rate, bound=b) for b in (False, True)]
+    typical, bound = (first.cost(plan.tower, plan.rate, bound=b) for b in (False, True))
     return (
         name if many <= WORDS else f"{kind}, {many} stages",
         first.items,
-        *_numbers(*costs, many),
+        *_numbers(typical, bound, many),
         _bytes(many * first.disk.kept),
         _bytes(first.disk.aside),
     )
 
 
 def _total(plan: Plan) -> tuple[str, ...]:
+    typical, bound = (plan.total(bound=b) for b in (False, True))
     return (
         "total",
         f"{sum(not row.frozen for row in plan.rows)} stages",
-        *_numbers(*(plan.total(bound=b) for b in (False, True)), 1),
+        *_numbers(typical, bound, 1),
         _bytes(sum(row.disk.kept for row in plan.rows)),
         _bytes(max(row.disk.aside for row in plan.rows)),
     )
