@@ -1,7 +1,7 @@
 """The paper's code path on a real ViT-B/32: every kind of stage once, with random weights.
 
 Each stage's passes are held against the plan, so that what `pistole plan` says of the real run
-rests on the real tower. Heads of one layer only are looked at, and ranks of biases (:func:`less_of_the_tower`).
+rests on the real tower. Heads of one layer only are looked at, and ranks of 1-D tensors.
 """
 
 import json
