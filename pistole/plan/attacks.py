@@ -1,34 +1,13 @@
-"""Passes of the attacks: PGD, and the evaluation ensemble with its early exits."""
+"""Passes of the attacks: PGD, the evaluation ensemble with its early exits, and the ladder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from pistole.plan.work import FORWARD, IMAGE, Work, Works, times
-from pistole.robust.ensemble import DLR_CLASSES, EnsembleSpec
+from pistole.plan.survival import Attempt, Survival, attempts
+from pistole.plan.work import FORWARD, IMAGE, Work, Works
+from pistole.robust.cascade import PROBED
+from pistole.robust.ensemble import EnsembleSpec
+from pistole.robust.guards import QUERIES, STARTS
 from pistole.robust.pgd import Budget
-
-
-@dataclass(frozen=True)
-class Survival:
-    """Which share of the images is still attacked: what early exits save.
-
-    Attributes:
-        clean: right when clean; only these are attacked.
-        ce: still right after the first APGD-CE.
-        t: still right after the first target of APGD-T.
-    """
-
-    clean: float
-    ce: float
-    t: float
-
-
-EVERY = Survival(1.0, 1.0, 1.0)  # no exit at all: an upper bound for any model
-# Means of 13 zero-shot sets at 2/255 in published tables of ViT-L/14 (docs/method.md F.3), rounded:
-# what these shares will be is the result of the run. All of a model without adversarial training
-# falls to APGD-CE.
-FRAGILE = Survival(0.70, 0.0, 0.0)
-STURDY = Survival(0.65, 0.46, 0.44)
 
 
 def pgd(images: float, budget: Budget, batch: int) -> Works:
@@ -45,90 +24,58 @@ def pgd(images: float, budget: Budget, batch: int) -> Works:
     return [Work(IMAGE, images * budget.steps if budget.eps > 0 else 0, batch)]
 
 
-def apgd_ce(images: float, steps: int, batch: int) -> Works:
-    """Count one run of APGD-CE and the check of what it found.
+def one_attempt(attempt: Attempt, spec: EnsembleSpec) -> Works:
+    """Count one attack on what it meets, and the checks of what it found.
+
+    FGSM takes a gradient and checks every image. APGD takes a gradient at every iterate but the
+    last, whose answer is all that counts; a broken image leaves and is checked, so that each has
+    one pass without a gradient. One more chooses the target of APGD-T. FAB-T has no exit, two
+    passes at its start, a gradient and a prediction per iteration, and checks what it broke. Square
+    has its start, its queries and a check: hardly an image leaves it early.
 
     Args:
-        images: attacked images.
-        steps: iterations; the start is differentiated too.
-        batch: images per pass.
+        attempt: what it meets.
+        spec: steps and queries.
 
     Returns:
-        The passes.
+        The passes. An image that only the last iterate breaks has one more, its check.
     """
-    return [Work(IMAGE, images * (steps + 1), batch), Work(FORWARD, images, batch)]
+    met, broken = attempt.images, attempt.broken
+
+    def passes(gradients: float, forward: float) -> Works:
+        return [
+            Work(IMAGE, gradients, spec.batch_size),
+            Work(FORWARD, forward, spec.batch_size),
+        ]
+
+    def apgd(steps: int) -> float:
+        return (met - broken) * steps + broken * min(attempt.iterates, steps)
+
+    if attempt.name == "fgsm":
+        return passes(met, met)
+    if attempt.name == "apgd_ce":
+        return passes(apgd(spec.apgd_ce_steps), met)
+    if attempt.name == "apgd_t":
+        return passes(apgd(spec.apgd_t_steps), 2 * met)
+    if attempt.name == "fab_t":
+        return passes(met * spec.fab_t_steps, met * (spec.fab_t_steps + 2) + broken)
+    return passes(0, met * (spec.square_queries + 2))
 
 
-def apgd_t(images: float, steps: int, batch: int) -> Works:
-    """Count one run of APGD-T against one target: a pass chooses the target's class.
-
-    Args:
-        images: attacked images.
-        steps: iterations; the start is differentiated too.
-        batch: images per pass.
-
-    Returns:
-        The passes.
-    """
-    return [*apgd_ce(images, steps, batch), Work(FORWARD, images, batch)]
-
-
-def targets(spec: EnsembleSpec, classes: int | None) -> int:
-    """Say how many targets APGD-T tries.
-
-    Args:
-        spec: the ensemble.
-        classes: of the task; None if unknown, which counts as many.
-
-    Returns:
-        0 where the loss has too few classes.
-    """
-    if classes is None:
-        return spec.targets
-    return min(spec.targets, classes - 1) if classes >= DLR_CLASSES else 0
-
-
-def attacked(images: int, spec: EnsembleSpec, classes: int | None, share: Survival) -> list[float]:
-    """Expect how many images each attempt of the ensemble meets.
-
-    Args:
-        images: of the task.
-        spec: the ensemble.
-        classes: of the task; None if unknown.
-        share: which part is left.
-
-    Returns:
-        One number for each restart of APGD-CE, then for each target and restart of APGD-T.
-    """
-    count = targets(spec, classes) * spec.apgd_t_restarts
-    ce = [share.clean] + [share.ce] * (spec.apgd_ce_restarts - 1)
-    t = [share.ce, *[share.t] * (count - 1)] if count else []
-    return [images * part for part in (*ce, *t)]
-
-
-def ensemble(images: int, right: float, meets: Sequence[float], spec: EnsembleSpec) -> Works:
+def ensemble(images: int, tried: Iterable[Attempt], spec: EnsembleSpec) -> Works:
     """Count :func:`pistole.robust.ensemble.evaluate` (docs/method.md D.2).
 
     Args:
         images: of the task.
-        right: right when clean.
-        meets: images that each attempt meets, as :func:`attacked` lists them.
+        tried: what the attempts meet, at all radii.
         spec: the ensemble.
 
     Returns:
-        Clean predictions, the check that the model is deterministic, the look for vanished
-        gradients, and the attempts.
+        Clean predictions, the check that the model is deterministic, and the attempts.
     """
-    batch = spec.batch_size
-    works = [Work(FORWARD, images + 2 * min(batch, images), batch)]
-    if spec.eps == 0:
-        return works
-    works.append(Work(IMAGE, right, batch))
-    for attempt, count in enumerate(meets):
-        first = attempt < spec.apgd_ce_restarts
-        one, steps = (apgd_ce, spec.apgd_ce_steps) if first else (apgd_t, spec.apgd_t_steps)
-        works += times(count, one(1, steps, batch))
-    return works
+    probed = min(PROBED, spec.batch_size, images)
+    works = [Work(FORWARD, images + 2 * probed, spec.batch_size)]
+    return works + [work for attempt in tried for work in one_attempt(attempt, spec)]
 
 
 def expected_ensemble(
@@ -143,6 +90,27 @@ def expected_ensemble(
         share: which part of the images is left.
 
     Returns:
-        The passes; with :data:`EVERY` an upper bound.
+        The passes; with :data:`pistole.plan.survival.EVERY` an upper bound.
     """
-    return ensemble(images, images * share.clean, attacked(images, spec, classes, share), spec)
+    tried = attempts(images, spec, classes, share)
+    # As if each were broken at the last iterate of something: one pass in some hundred.
+    late = sum(attempt.images for attempt in tried if attempt.name == "fgsm")
+    return [*ensemble(images, tried, spec), Work(FORWARD, late, spec.batch_size)]
+
+
+def ladder(images: int, standing: float) -> Works:
+    """Count :func:`pistole.robust.guards.climb` (docs/method.md D.3).
+
+    Args:
+        images: on the ladder, in one batch.
+        standing: of them, those that Square has to go on with.
+
+    Returns:
+        The gradients of PGD-10 from its starts, PGD-2 and PGD-10 in the large ball; predictions of
+        clean and attacked images; Square's start, queries and result.
+    """
+    tens = STARTS + 1
+    return [
+        Work(IMAGE, images * (10 * tens + 2), images),
+        Work(FORWARD, images * (tens + 5) + standing * QUERIES, images),
+    ]

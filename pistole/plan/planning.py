@@ -238,6 +238,10 @@ def _notes(params: Params, tower: Tower, tasks: dict[str, About]) -> Iterable[st
                 f"memory: the slice {slice_name} is held whole, {held / GIB:.0f} GiB for {count} "
                 f"images of {side} px"
             )
+    for name in ("natural", "robust"):
+        knobs = getattr(params.finetune, name)
+        if knobs.precision == "bf16" and knobs.checkpoint is None:
+            yield f"finetune.{name}: updates in bf16 are counted at the rate of fp32: too long"
     unknown = [name for name, about in tasks.items() if about.prompts is None]
     if unknown:
         yield (

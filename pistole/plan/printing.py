@@ -3,8 +3,8 @@
 import textwrap
 from collections.abc import Iterator
 
-from pistole.plan.attacks import FRAGILE, STURDY
 from pistole.plan.planning import Plan, Row
+from pistole.plan.survival import EXIT, FRAGILE, STURDY, Survival
 
 WIDTH = 100
 HEAD = ("stage", "goes over", "forward-eq.", "FLOP", "hours", "at most", "disk", "aside")
@@ -60,21 +60,22 @@ def _cells(plan: Plan, group: list[Row]) -> tuple[str, ...]:
     first, many = group[0], len(group)
     kind = first.name.partition("@")[0]
     name = ", ".join([first.name, *(row.name.partition("@")[2] for row in group[1:])])
-    costs = [first.cost(plan.tower, plan.rate, bound=b) for b in (False, True)]
+    typical, bound = (first.cost(plan.tower, plan.rate, bound=b) for b in (False, True))
     return (
         name if many <= WORDS else f"{kind}, {many} stages",
         first.items,
-        *_numbers(*costs, many),
+        *_numbers(typical, bound, many),
         _bytes(many * first.disk.kept),
         _bytes(first.disk.aside),
     )
 
 
 def _total(plan: Plan) -> tuple[str, ...]:
+    typical, bound = (plan.total(bound=b) for b in (False, True))
     return (
         "total",
         f"{sum(not row.frozen for row in plan.rows)} stages",
-        *_numbers(*(plan.total(bound=b) for b in (False, True)), 1),
+        *_numbers(typical, bound, 1),
         _bytes(sum(row.disk.kept for row in plan.rows)),
         _bytes(max(row.disk.aside for row in plan.rows)),
     )
@@ -106,12 +107,20 @@ def _reading(plan: Plan) -> str:
         device = f"Device: {plan.rate.about}."
     return (
         "A forward pass is 1 forward-equivalent, one with a backward pass 3. Numbers are typical, "
-        f"with guesses at what the run will find: {STURDY.clean:.0%} of the images right when "
-        f"clean and {STURDY.ce:.0%} after APGD-CE ({FRAGILE.clean:.0%} and {FRAGILE.ce:.0%} for "
-        "base and natural); at most: hours if no image ever left an attack. "
+        f"with guesses at what the run will find at its headline radius: {_shares(STURDY)} "
+        f"({_shares(FRAGILE)} for base and natural), falling geometrically from radius to radius; "
+        f"APGD breaks an image within {EXIT:g} iterates. At most: hours if no image ever left an "
+        "attack. "
         f"{device} Hours are of passes through the towers alone: reading images, masks, merges "
         "and the start of processes (5 to 10 s each) come on top. Aside: files that a stage "
         "removes when it is finished. DVC's cache takes as much disk again, unless it links."
+    )
+
+
+def _shares(share: Survival) -> str:
+    return (
+        f"{share.clean:.0%} of the images are right when clean, {share.fgsm:.0%} after FGSM, "
+        f"{share.ce:.0%} after APGD-CE, {share.t:.0%} after APGD-T"
     )
 
 

@@ -43,7 +43,10 @@ MEASURED = (FORWARD, IMAGE, WEIGHT)
 class Rate(Protocol):
     """Turns passes into seconds."""
 
-    about: str
+    @property
+    def about(self) -> str:
+        """Where the rate is from."""
+        ...
 
     def seconds(self, works: Iterable[Work], tower: Tower) -> float:
         """Return how long passes take.

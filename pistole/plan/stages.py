@@ -6,17 +6,19 @@ from pistole.baselines.registry import METHODS
 from pistole.method.scores import micro_size
 from pistole.params import Params
 from pistole.plan import theory
-from pistole.plan.attacks import EVERY, FRAGILE, STURDY, Survival, expected_ensemble, pgd
+from pistole.plan.attacks import expected_ensemble, ladder, pgd
+from pistole.plan.survival import EVERY, FRAGILE, STURDY, Survival
 from pistole.plan.tower import Tower
 from pistole.plan.work import FORWARD, TEXT, WEIGHT, Work, Works, times
-from pistole.stages.evaluate import ensemble_spec
+from pistole.robust.objectives import OBJECTIVES
+from pistole.stages.attacking import ensemble_spec
 from pistole.stages.runtime import attack_budget
 
 Classes = Mapping[str, int | None]  # dataset -> number of classes, None if not known before it runs
 Prompts = Mapping[str, int | None]  # dataset -> class names times templates
 # Objective -> passes of each image in a step, beside its attack: with the gradient of the weights,
-# and through the frozen model (docs/method.md B.0). FARE's attack has a frozen target of its own.
-PASSES = {"erm": (1, 0), "tecoa": (1, 0), "fare": (1, 2), "pmg": (2, 1), "tga": (2, 1)}
+# and without one, through the frozen model (docs/method.md B.0).
+PASSES = {"erm": (1, 0), "tecoa": (1, 0), "fare": (1, 1), "pmg": (2, 1), "tga": (2, 1)}
 PLAIN = ("base", "natural")  # rows of models without adversarial training
 
 
@@ -33,11 +35,18 @@ def finetune(params: Params, source: str) -> Works:
     knobs = getattr(params.finetune, source)
     if knobs.checkpoint is not None:
         return []
-    images, batch = knobs.steps * knobs.batch_size, knobs.batch_size
-    learnt, frozen = PASSES[knobs.objective]
-    works = [Work(WEIGHT, learnt * images, batch), Work(FORWARD, frozen * images, batch)]
-    if knobs.objective != "erm":
-        works += pgd(images, attack_budget(params, "train"), batch)
+    images = knobs.steps * knobs.batch_size
+    batch = -(-knobs.batch_size // knobs.accumulate)
+    learnt, bare = PASSES[knobs.objective]
+    if knobs.detach_clean:  # PMG's clean prediction
+        learnt, bare = learnt - 1, bare + 1
+    works = [Work(WEIGHT, learnt * images, batch), Work(FORWARD, bare * images, batch)]
+    if knobs.objective == "tga":  # it asks once whether the tower has tokens
+        works.append(Work(FORWARD, 1, 1))
+    if OBJECTIVES[knobs.objective].attacks:
+        budget = attack_budget(params, "train")
+        targets = images if budget.loss == "l2" else 0  # the frozen model's clean embeddings
+        works += [Work(FORWARD, targets, batch), *pgd(images, budget, batch)]
     return works
 
 
@@ -97,12 +106,14 @@ def evaluate(params: Params, classes: Classes, share: Survival) -> Works:
     Returns:
         The passes of all datasets.
     """
-    spec = ensemble_spec(params)
-    parts = [
-        expected_ensemble(params.slices.test, spec, classes.get(name), share)
-        for name in params.datasets
-    ]
-    return [work for part in parts for work in part]
+    spec, images = ensemble_spec(params), params.slices.test
+    works = []
+    for name in params.datasets:
+        works += expected_ensemble(images, spec, classes.get(name), share)
+        if spec.eps > 0:
+            rungs = min(params.attack.evaluate.ladder, images)
+            works += ladder(rungs, rungs * share.clean)  # 100 queries break little
+    return works
 
 
 def frontier(params: Params, share: Survival) -> Works:
@@ -116,7 +127,7 @@ def frontier(params: Params, share: Survival) -> Works:
         The passes of all datasets and lambdas.
     """
     images = min(params.frontier.images, params.slices.test)
-    one = expected_ensemble(images, ensemble_spec(params, targets=0), None, share)
+    one = expected_ensemble(images, ensemble_spec(params, apgd_ce_alone=True), None, share)
     return times(len(params.frontier.grid) * len(params.datasets), one)
 
 

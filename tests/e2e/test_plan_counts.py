@@ -3,22 +3,24 @@
 import csv
 from pathlib import Path
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
 from pistole.cli import app
-from pistole.params import CHECKS, load_params
-from pistole.plan.attacks import Survival, ensemble
-from pistole.plan.stages import evaluate, frontier, select, works_of
+from pistole.params import CHECKS, Params, load_params
+from pistole.plan.attacks import ensemble, ladder
+from pistole.plan.stages import PASSES, evaluate, finetune, select, works_of
+from pistole.plan.survival import FRAGILE, STURDY, Survival
 from pistole.plan.tower import read_tower
-from pistole.plan.work import Works, by_kind
-from pistole.stages.evaluate import ensemble_spec
-from tests.e2e.micro import SCORED, SOURCES, inside, write_micro
+from pistole.plan.work import FORWARD, Work, Works, by_kind
+from pistole.stages.attacking import ensemble_spec
+from tests.attempts import Record, recorded
+from tests.e2e.micro import PREPARED, SCORED, SOURCES, inside, run_micro, write_micro
 from tests.e2e.passes import counted
 
 CHANGES = {
-    "attack__evaluate__apgd_t__targets": 1,  # then the outcomes tell what every attempt met
+    "attack__evaluate__apgd_t__restarts": 2,
+    "attack__evaluate__radii": ["2/255", "6/255"],
+    "attack__evaluate__fab_t__steps": 2,
     "methods": ["vanilla", "pistole", "permuted_mask_1"],
     "theory__interference__resamples": 3,
     "theory__conflict_map__samples": 9,  # blocks of 2 images and one left over
@@ -38,7 +40,7 @@ STAGES = {
     **{f"theory@{check}": ["theory", check] for check in CHECKS},
 }
 BEFORE = {  # what a stage needs beside the ones above
-    "base": [["data", "clutter"], ["data", "shape"]],
+    "base": PREPARED[:-1],
     "stability@natural": [["vectors", source] for source in SOURCES],
     "select": [SCORED[-1]],
     "evaluate@base": [["merge", m] for m in CHANGES["methods"]],
@@ -52,7 +54,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(project: Path) -> dict[str, dict[str, int]]:
+def records() -> dict[str, Record]:
+    """What the ensemble's attempts met, of every stage."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def seen(project: Path, records: dict[str, Record]) -> dict[str, dict[str, int]]:
     models = {"base": "artifacts/base", "robust": "artifacts/checkpoints/robust"}
     write_micro(project / "params.yaml", models=models, **CHANGES)
     found = {}
@@ -60,7 +68,7 @@ def seen(project: Path) -> dict[str, dict[str, int]]:
         for stage, command in STAGES.items():
             for other in BEFORE.get(stage, []):
                 app(other, standalone_mode=False)
-            with counted() as passes:
+            with counted() as passes, recorded() as records[stage]:
                 app(command, standalone_mode=False)
             found[stage] = passes
     return found
@@ -91,28 +99,69 @@ def test_the_formula_is_what_the_stage_does(stage: str, seen, planned):
 def test_selection_passes_follow_from_the_clean_accuracies(seen, planned, project: Path):
     with (project / "artifacts/select/grid.csv").open() as stream:
         clean = [float(row["clean"]) for row in csv.DictReader(stream)]
-    share = Survival(sum(clean) / len(clean), 0, 0)
+    share = Survival(sum(clean) / len(clean), 0, 0, 0)
     found = by_kind(select(planned.params, share))
     assert found == pytest.approx(seen["select"])
 
 
+def in_attempts(record: Record, images: int, times: int, params: Params, **options) -> Works:
+    """An evaluation of ``times`` tasks without its ladder, from what its attempts met."""
+    spec = ensemble_spec(params, **options)
+    works = times * ensemble(images, [], spec) + ensemble(0, record.attempts, spec)
+    return [*works, Work(FORWARD, record.late, 1)]
+
+
 @pytest.mark.parametrize("model", ["base", "robust"])
-def test_evaluation_passes_follow_from_the_outcomes(model: str, seen, planned, project: Path):
-    table = pq.read_table(project / f"artifacts/evaluation/{model}/outcomes.parquet")
-    spec, works = ensemble_spec(planned.params), []
-    for name in planned.params.datasets:
-        part = table.filter(pc.equal(table["dataset"], name))
-        right, after = (pc.sum(part[c]).as_py() for c in ("clean_correct", "apgd_ce_correct"))
-        works += ensemble(len(part), right, [right, after], spec)
-    assert by_kind(works) == seen[f"evaluate@{model}"]
+def test_evaluation_passes_follow_from_what_its_attempts_met(
+    model: str, seen, planned, records, project: Path
+):
+    params, stage = planned.params, f"evaluate@{model}"
+    assert {a.name for a in records[stage].attempts} == {"fgsm", "apgd_ce", "apgd_t", "fab_t"}
+    works = in_attempts(records[stage], 11, 2, params)
+    rungs = params.attack.evaluate.ladder
+    least, most = (
+        by_kind([*works, *ladder(rungs, standing), *ladder(rungs, standing)])
+        for standing in (0, rungs)
+    )
+    assert least["image_gradient"] == pytest.approx(seen[stage]["image_gradient"])
+    assert least[FORWARD] < seen[stage][FORWARD] <= most[FORWARD]  # Square ends on what it breaks
 
 
 @pytest.mark.parametrize("method", ["vanilla", "pistole"])
-def test_frontier_passes_follow_from_the_outcomes(method: str, seen, planned, project: Path):
-    table = pq.read_table(project / f"artifacts/frontier/{method}/outcomes.parquet")
-    right = pc.mean(table["clean_correct"]).as_py()
-    found = by_kind(frontier(planned.params, Survival(right, right, right)))
-    assert found == pytest.approx(seen[f"frontier@{method}"])
+def test_frontier_passes_follow_from_what_its_attempts_met(method: str, seen, planned, records):
+    stage = f"frontier@{method}"
+    assert {a.name for a in records[stage].attempts} == {"fgsm", "apgd_ce"}
+    works = in_attempts(records[stage], 8, 2 * 2, planned.params, apgd_ce_alone=True)
+    assert by_kind(works) == pytest.approx(seen[stage])
+
+
+OBJECTIVES = {
+    **{name: {"objective": name} for name in PASSES},
+    "fare": {"objective": "fare", "attack__train__loss": "l2"},
+    "tecoa_l2": {"objective": "tecoa", "attack__train__loss": "l2"},
+    "pmg_detached": {"objective": "pmg", "detach_clean": True},
+    "tga_in_parts": {"objective": "tga", "accumulate": 3, "precision": "bf16"},
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and base alone."""
+    return run_micro(tmp_path_factory.mktemp("prepared"), PREPARED)
+
+
+@pytest.mark.parametrize("case", OBJECTIVES)
+def test_one_step_of_every_objective(case: str, prepared: Path):
+    knobs = {"steps": 1, "attack__train__loss": "ce", **OBJECTIVES[case]}
+    changes = {k if "__" in k else f"finetune__robust__{k}": v for k, v in knobs.items()}
+    file = write_micro(prepared / f"{case}.yaml", **changes)
+    params = load_params(file)
+    command = ["finetune", "robust", "--params", file.name, "--out", case]
+    with inside(prepared), counted() as passes:
+        app(command, standalone_mode=False)
+    works = finetune(params, "robust")
+    assert by_kind(works) == passes
+    assert max(work.batch for work in works) == (6 if "accumulate" in knobs else 16)
 
 
 @pytest.mark.parametrize("stage", [s for s in STAGES if s not in (*EXACT, "base")])
@@ -130,11 +179,5 @@ def test_passes_that_exits_save_are_expected_to_be_fewer(planned):
     for stage in ("select", "evaluate@base", "evaluate@robust", "frontier@pistole"):
         bound, typical = (by_kind(planned(stage, b)) for b in (True, False))
         assert all(typical[kind] < bound[kind] for kind in typical)
-    base, robust = (by_kind(evaluate(planned.params, {}, s)) for s in _shares())
+    base, robust = (by_kind(evaluate(planned.params, {}, s)) for s in (FRAGILE, STURDY))
     assert sum(base.values()) < sum(robust.values())
-
-
-def _shares():
-    from pistole.plan.attacks import FRAGILE, STURDY
-
-    return FRAGILE, STURDY

@@ -35,6 +35,8 @@ def test_every_objective_has_its_passes():
         ("tecoa", {WEIGHT: 40, IMAGE: 120}),
         # Adversarial and clean images through the learner, adversarial ones through the frozen.
         ("pmg", {WEIGHT: 80, FORWARD: 40, IMAGE: 120}),
+        ("fare", {WEIGHT: 40, FORWARD: 40, IMAGE: 120}),
+        ("tga", {WEIGHT: 80, FORWARD: 41, IMAGE: 120}),  # and one image to see the tokens' shape
     ],
 )
 def test_training_passes(params: Params, objective: str, passes: dict[str, int]):
