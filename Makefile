@@ -9,7 +9,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-
 .DEFAULT_GOAL := help
 PROFILE ?= local
 
-.PHONY: help env env-dev repro cluster cluster-report pretrain mutate test test-slurm test-crate test-server lint lint-workflow lock schema ui clean
+.PHONY: help env env-dev repro cluster cluster-report pretrain mutate test test-slurm test-crate test-server rehearse lint lint-workflow lock schema ui clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -60,6 +60,9 @@ test-crate: env-dev .venv-provenance/.done  ## `pistole crate` against the publi
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-provenance
 	$(UV) pip install --quiet --python .venv-provenance/bin/python --no-deps --require-hashes --no-config -r envs/provenance.txt
 	touch $@
+
+rehearse: env-dev  ## every stage once on a ViT-B/32 with random weights (many minutes)
+	$(RUN) python -m pytest -m rehearsal -rs tests/e2e/test_rehearsal.py
 
 test-server: env-dev  ## an MLflow server over PostgreSQL, eight stages at once (Debian's postgresql)
 	$(RUN) python -m pytest -m server -rs tests/e2e/server

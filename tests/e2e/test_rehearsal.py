@@ -22,6 +22,7 @@ from tests.e2e.micro import ROOT, SOURCES, inside
 from tests.e2e.passes import counted
 from tests.e2e.rehearsal import MODELS, TASKS, commands, less_of_the_tower, write_rehearsal
 
+pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(3600)]
 PARAMETERS = 87_849_216
 EXACT = [
     *(f"{stage}@{source}" for stage in ("finetune", "stability") for source in SOURCES),
