@@ -145,11 +145,12 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[s
         writer.writerows(rows)
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, remedy: str | None = None) -> Any:
     """Read a JSON file.
 
     Args:
         path: the file.
+        remedy: what to do if it is missing or broken, where running a stage is not it.
 
     Returns:
         Its value.
@@ -160,9 +161,10 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run the stage that writes it") from None
+        mend = remedy or "run the stage that writes it"
+        raise UserError(f"{path} does not exist: {mend}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}): write it again") from None
+        raise UserError(f"{path} is not JSON ({error}): {remedy or 'write it again'}") from None
 
 
 def save_tensors(

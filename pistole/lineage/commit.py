@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pistole.errors import UserError
-from pistole.files import write_text
+from pistole.files import read_json, write_text
 from pistole.lineage import dag, frozen, lockfile, receipts
 from pistole.lineage.hashing import md5_path
 
@@ -36,7 +36,7 @@ def finished(root: str | Path) -> dict[str, str]:
     for stage in frozen.load(root):
         token = Path(root) / stage["token"]
         if token.is_file():
-            keys[stage["name"]] = frozen.read(token, "start the run again").get("run_key")
+            keys[stage["name"]] = read_json(token, "start the run again").get("run_key")
     return {name: key for name, key in keys.items() if key}
 
 

@@ -5,14 +5,12 @@ that file, never DVC. Every run has its own tokens, one for each finished job, s
 what runs.
 """
 
-import json
-import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 from pistole.errors import UserError, require_choice
+from pistole.files import read_json, write_json
 from pistole.lineage.dag import Stage
 from pistole.lineage.lockfile import Entry
 
@@ -39,7 +37,7 @@ def start(root: str | Path, table: list[Frozen]) -> None:
         table: the stages of the run.
     """
     shutil.rmtree(Path(root) / TOKENS, ignore_errors=True)
-    write(Path(root) / TABLE, table)
+    write_json(Path(root) / TABLE, table)
 
 
 def load(root: str | Path) -> list[Frozen]:
@@ -54,7 +52,7 @@ def load(root: str | Path) -> list[Frozen]:
     Raises:
         UserError: there was no run.
     """
-    return read(Path(root) / TABLE, "start a run with snakemake")
+    return read_json(Path(root) / TABLE, "start a run with snakemake")
 
 
 def find(table: list[Frozen], name: str) -> Frozen:
@@ -74,40 +72,6 @@ def find(table: list[Frozen], name: str) -> Frozen:
         if stage["name"] == name:
             return stage
     raise UserError(f"{TABLE} has no stage {name}: start the run again")
-
-
-def write(path: Path, value: Any) -> None:
-    """Write JSON beside a file and rename it, without what pistole.files imports.
-
-    Args:
-        path: the file.
-        value: its content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def read(path: Path, remedy: str) -> Any:
-    """Read JSON.
-
-    Args:
-        path: the file.
-        remedy: what to do if it is missing.
-
-    Returns:
-        Its value.
-
-    Raises:
-        UserError: the file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: {remedy}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}): {remedy}") from None
 
 
 def rule_name(stage: str) -> str:

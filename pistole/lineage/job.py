@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pistole.errors import UserError
+from pistole.files import write_json
 from pistole.lineage import frozen
 from pistole.lineage.hashing import hash_paths, md5_path, run_key
 
@@ -46,7 +47,7 @@ def run(root: Path, name: str) -> str:
         _execute(root, stage)
         _require_same_params(root, stage)
         token["run_key"] = run_key(stage["cmd"], deps, stage["params"])
-    frozen.write(root / stage["token"], token)
+    write_json(root / stage["token"], token)
     return reason
 
 

@@ -1,11 +1,11 @@
 """Read MLflow runs in a process of its own: mlflow takes seconds to import, meanwhile we hash."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
+from pistole.lineage.child import Child
 from pistole.lineage.store import EXPERIMENT, database_of, import_client
 from pistole.lineage.writer import Absent
 
@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PATIENCE = 600  # seconds; a server may be slow
 PAGE = 500
 
 
-class Reader:
+class Reader(Child):
     """The caller's side of the process."""
 
     def __init__(self, uri: str) -> None:
@@ -26,12 +25,7 @@ class Reader:
         Args:
             uri: address of the store.
         """
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pistole.lineage.runs", uri],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__("pistole.lineage.runs", uri)
 
     def read(self, receipts: Collection[str]) -> list[dict[str, Any]]:
         """Read all runs and end the process.
@@ -45,17 +39,7 @@ class Reader:
         Raises:
             RuntimeError: the store could not be read.
         """
-        answer, _ = self._process.communicate(json.dumps(sorted(receipts)), timeout=PATIENCE)
-        told = json.loads(answer.splitlines()[-1]) if answer.strip() else {"error": "no answer"}
-        if "error" in told:
-            raise RuntimeError(told["error"])
-        return told["runs"]
-
-    def close(self) -> None:
-        """End the process if it still waits."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate()
+        return self.ask(sorted(receipts))["runs"]
 
 
 def read_runs(uri: str, receipts: Collection[str]) -> list[dict[str, Any]]:

@@ -1,26 +1,23 @@
 """A process that imports mlflow while the stage works, and then writes the stage's run.
 
-Importing mlflow takes as long as many a stage. The process is started with the stage, waits for
-one line of JSON on its standard input, and answers with one line. It ends by itself if the stage
-is killed.
+Importing mlflow takes as long as many a stage, so the process is started with the stage.
 """
 
 import contextlib
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pistole.lineage.child import Child
+
 if TYPE_CHECKING:
     from pistole.lineage.record import StageRun
 
-PATIENCE = 600  # seconds to write a run; a database may be locked by other stages
 
-
-class Writer:
+class Writer(Child):
     """The stage's side of the process."""
 
     def __init__(self, uri: str) -> None:
@@ -30,12 +27,7 @@ class Writer:
             uri: address of the store.
         """
         self._uri = uri
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pistole.lineage.writer", uri],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__("pistole.lineage.writer", uri)
 
     def write(
         self,
@@ -60,17 +52,7 @@ class Writer:
         """
         plain = asdict(run) | {"files": [(str(file), folder) for file, folder in run.files]}
         request = {"uri": self._uri, "run": plain, "record": record, "tags": tags, "status": status}
-        answer, _ = self._process.communicate(json.dumps(request), timeout=PATIENCE)
-        told = json.loads(answer.splitlines()[-1]) if answer.strip() else {"error": "no answer"}
-        if "error" in told:
-            raise RuntimeError(told["error"])
-        return told["run_id"]
-
-    def close(self) -> None:
-        """End the process if it still waits."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate()
+        return self.ask(request)["run_id"]
 
 
 class Absent:

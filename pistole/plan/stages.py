@@ -140,8 +140,7 @@ def base(prompts: Prompts) -> Works:
     Returns:
         Passes of the text tower.
     """
-    known = [Work(TEXT, count, count) for count in prompts.values() if count]
-    return known
+    return [Work(TEXT, count, count) for count in prompts.values() if count]
 
 
 def works_of(
