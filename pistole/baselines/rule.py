@@ -1,0 +1,116 @@
+"""What every merging method to compare with is: a rule that merges one tensor at a time.
+
+A rule sees the task vectors of one tensor, and of all others only what one survey of the whole
+vectors tells (a threshold, the sign of a sum). So the same rule merges models in memory and models
+that are larger than memory, tensor by tensor from their files (docs/method.md C).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from pistole.errors import UserError
+from pistole.method.vectors import Params, Real, require_finite, require_same_layout
+
+Walk = Callable[[], Iterator[tuple[str, list[Tensor]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(ABC):
+    """A merging method with its options, which are the official ones unless given.
+
+    Attributes:
+        scaling: factor of what is added to the base.
+        needs: name of the statistics that the method reads (class attribute); None if it merges
+            from the vectors alone.
+        statistics: what a preparation measured; ``natural/TENSOR`` and ``robust/TENSOR`` by the
+            source, or other names that the method's own module states.
+    """
+
+    needs: ClassVar[str | None] = None
+    scaling: float = 1.0
+    statistics: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def survey(self, walk: Walk, weights: Sequence[Real]) -> Any:
+        """Look at the whole vectors before the first tensor is merged.
+
+        Args:
+            walk: gives the task vectors tensor by tensor, sorted by name; every call begins anew.
+            weights: of the vectors.
+
+        Returns:
+            What :meth:`tensor` needs to know of all tensors; None unless a method overrides this.
+        """
+        return None
+
+    @abstractmethod
+    def tensor(
+        self,
+        name: str,
+        base: Tensor,
+        deltas: Sequence[Tensor],
+        weights: Sequence[Real],
+        survey: Any,
+    ) -> Tensor:
+        """Merge one tensor.
+
+        Args:
+            name: of the tensor.
+            base: the base's values, fp32.
+            deltas: the task vectors' values, fp32, of the base's shape.
+            weights: one per vector.
+            survey: what :meth:`survey` gave.
+
+        Returns:
+            The merged values, fp32, of the base's shape; no argument is changed.
+        """
+
+    def __call__(
+        self, theta_0: Params, vectors: Sequence[Params], weights: Sequence[Real]
+    ) -> Params:
+        """Merge models that are in memory.
+
+        Args:
+            theta_0: the base.
+            vectors: task vectors, same names and shapes.
+            weights: one per vector.
+
+        Returns:
+            The merged parameters, in the base's order.
+
+        Raises:
+            UserError: no vector, another number of weights, or tensors of another layout or not
+                finite.
+        """
+        require_weights(len(vectors), weights)
+        require_finite(theta_0, "base")
+        for number, vector in enumerate(vectors, 1):
+            require_same_layout(theta_0, vector, f"task vector {number}")
+            require_finite(vector, f"task vector {number}")
+
+        def walk() -> Iterator[tuple[str, list[Tensor]]]:
+            for name in sorted(theta_0):
+                yield name, [vector[name] for vector in vectors]
+
+        survey = self.survey(walk, weights)
+        return {
+            name: self.tensor(name, base, [v[name] for v in vectors], weights, survey)
+            for name, base in theta_0.items()
+        }
+
+
+def require_weights(count: int, weights: Sequence[Real]) -> None:
+    """Refuse weights that do not belong to the vectors.
+
+    Args:
+        count: number of vectors.
+        weights: one per vector.
+
+    Raises:
+        UserError: no vector, or another number of weights.
+    """
+    if not count or len(weights) != count:
+        raise UserError(f"{len(weights)} weights for {count} task vectors: give one per vector")

@@ -1,0 +1,1 @@
+"""What merging methods measure or learn on held-out training images, one module each."""
