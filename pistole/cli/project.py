@@ -8,6 +8,7 @@ import typer
 from pistole.cli.common import (
     ARTIFACTS,
     PARAMS,
+    AsJson,
     ParamsFile,
     app,
     stage_command,
@@ -25,6 +26,7 @@ def params(
         bool, typer.Option("--explain", help="value, unit, bounds and meaning")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="token for the DAG")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Validate params.yaml, all mistakes at once; --explain tells what each key means."""
     from pistole.stages import params as stage
@@ -32,7 +34,7 @@ def params(
     if out is not None:
         stage_command(file, "params", lambda module, p, run: module.run(p, out))
     else:
-        stage.show(file, explain=explain and not check)
+        stage.show(file, explain=explain and not check, as_json=as_json)
 
 
 @app.command()
@@ -53,11 +55,12 @@ def schema(
 @profile_app.command("list")
 def profile_list(
     folder: Annotated[Path, typer.Option(help="folder of profiles")] = Path("profiles"),
+    as_json: AsJson = False,
 ) -> None:
     """Show the profiles."""
     from pistole.stages import params as stage
 
-    stage.show_profiles(folder)
+    stage.show_profiles(folder, as_json=as_json)
 
 
 @profile_app.command("use")
@@ -86,8 +89,11 @@ def prune(params: ParamsFile = PARAMS, artifacts: Path = ARTIFACTS) -> None:
 @app.command()
 def show(
     report: Annotated[Path, typer.Option(help="folder of the report")] = Path("report"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the models' rows as JSON instead")
+    ] = False,
 ) -> None:
     """Print the table of the report."""
     from pistole.stages import show as stage
 
-    stage.run(report)
+    stage.run(report, as_json=as_json)

@@ -1,5 +1,6 @@
 """Stage ``params`` and its commands: every key of params.yaml is checked before any work."""
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -31,21 +32,26 @@ def run(params: Params, out: Path) -> None:
     write_text(out, "params.yaml is valid\n")
 
 
-def show(file: Path, *, explain: bool) -> None:
+def show(file: Path, *, explain: bool, as_json: bool = False) -> None:
     """Validate a parameter file and print that it is valid, or what each key means.
 
     Args:
         file: the parameters.
         explain: print key, value, unit, bounds and description.
+        as_json: print JSON: all values, or with ``explain`` a list of the keys.
     """
     params = load_params(file)
-    if not explain:
+    if as_json:
+        rows = [row._asdict() for row in explain_all(params)]
+        values = rows if explain else params.model_dump(mode="json", by_alias=True)
+        print(json.dumps(values, indent=2))
+    elif not explain:
         say(f"{file} is valid (profile {params.profile})")
-        return
-    table = Table("key", "value", "unit", "valid", "meaning")
-    for row in explain_all(params):
-        table.add_row(*(str(cell) for cell in row))
-    Console().print(table)
+    else:
+        table = Table("key", "value", "unit", "valid", "meaning")
+        for row in explain_all(params):
+            table.add_row(*(str(cell) for cell in row))
+        Console().print(table)
 
 
 def export_schema(file: Path, *, check: bool) -> None:
@@ -61,12 +67,16 @@ def export_schema(file: Path, *, check: bool) -> None:
         write_text(file, schema_text())
 
 
-def show_profiles(folder: Path) -> None:
+def show_profiles(folder: Path, *, as_json: bool = False) -> None:
     """Print the profiles.
 
     Args:
         folder: where they are.
+        as_json: print a JSON object from name to description.
     """
+    if as_json:
+        print(json.dumps(dict(list_profiles(folder)), indent=2))
+        return
     table = Table("profile", "what it is", box=None)
     for name, about in list_profiles(folder):
         table.add_row(name, about)
