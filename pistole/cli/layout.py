@@ -20,12 +20,12 @@ PANELS: dict[str, tuple[str, ...]] = {
     MAINTENANCE: ("commit", "prune", "schema"),
 }
 
-# Each works as printed after the commands above it; tests/e2e/test_examples.py runs them.
+# Each works as printed once its inputs are there; tests/e2e/test_whole_dag.py runs them.
 EXAMPLES: dict[str, str] = {
     "params": "pistole params --explain",
-    "pretrain": "pistole pretrain --pictures 500 --epochs 1 --out try.safetensors",
+    "pretrain": "pistole pretrain --seed 1 --out other.safetensors",
     "data list": "pistole data list --suite paper",
-    "data check": "pistole data check pets --layout folder --root my-data/pets",
+    "data check": "pistole data check birds --layout folder --root my-data/birds",
     "data index": "pistole data index clutter",
     "base": "pistole base",
     "finetune": "pistole finetune robust",

@@ -1,5 +1,6 @@
 """Whether the MLflow store takes runs."""
 
+import contextlib
 import os
 import sqlite3
 import urllib.error
@@ -41,9 +42,9 @@ def _database(path: Path) -> Finding:
             return Finding("store", FAILED, f"{path.parent} is not writable", "change its owner")
         return Finding("store", OK, f"{path.name} is not there yet: the first run makes it")
     try:
-        with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE) as connection:
-            (count,) = connection.execute("select count(*) from runs").fetchone()
-        connection.close()
+        address = f"{path.as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=PATIENCE)) as database:
+            (count,) = database.execute("select count(*) from runs").fetchone()
     except sqlite3.Error as error:
         remedy = f"move it away; {AFTERWARDS}"
         return Finding("store", FAILED, f"{path} cannot be read: {error}", remedy)
