@@ -42,14 +42,15 @@ def schema(
     file: Annotated[Path, typer.Option(help="the exported schema")] = Path(
         "workflow/schemas/params.schema.json"
     ),
+    page: Annotated[Path, typer.Option(help="the page of all keys")] = Path("docs/parameters.md"),
     check: Annotated[
-        bool, typer.Option("--check", help="fail if the file is not up to date")
+        bool, typer.Option("--check", help="fail if a file is not up to date")
     ] = False,
 ) -> None:
-    """Export the JSON schema of params.yaml."""
+    """Export the JSON schema of params.yaml, and the page of all its keys."""
     from pistole.stages import params as stage
 
-    stage.export_schema(file, check=check)
+    stage.export_schema(file, page, check=check)
 
 
 @profile_app.command("list")

@@ -9,10 +9,12 @@ from rich.table import Table
 from pistole.files import write_text
 from pistole.params import (
     Params,
+    check_page,
     check_schema,
     explain_all,
     list_profiles,
     load_params,
+    page_text,
     schema_text,
     use_profile,
 )
@@ -54,17 +56,20 @@ def show(file: Path, *, explain: bool, as_json: bool = False) -> None:
         Console().print(table)
 
 
-def export_schema(file: Path, *, check: bool) -> None:
-    """Write the JSON schema, or fail if the written one has drifted.
+def export_schema(file: Path, page: Path, *, check: bool) -> None:
+    """Write the JSON schema and the page of all keys, or fail if what is written has drifted.
 
     Args:
         file: the schema.
+        page: the page.
         check: compare, do not write.
     """
     if check:
         check_schema(file)
+        check_page(page)
     else:
         write_text(file, schema_text())
+        write_text(page, page_text())
 
 
 def show_profiles(folder: Path, *, as_json: bool = False) -> None:

@@ -128,6 +128,8 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(ROOT / "profiles", folder / "profiles")
     shutil.copytree(ROOT / "workflow", folder / "workflow")
     shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "docs").mkdir()
+    shutil.copy(ROOT / "docs/parameters.md", folder / "docs")
     for name in ("envs", ".dvc"):
         (folder / name).mkdir()
     shutil.copy(ROOT / "envs/runtime.txt", folder / "envs")
@@ -135,6 +137,8 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         file = folder / "my-data/birds/test" / kind / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(picture(number, 16, 16))
+    templates = folder / "my-data/birds/zeroshot_classification_templates.txt"
+    templates.write_text("a photo of a {c}.\n")
     for name in ("MLFLOW_TRACKING_URI", "DVC_STAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(folder)
