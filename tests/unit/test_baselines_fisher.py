@@ -177,8 +177,8 @@ def test_identical_models_give_the_model_back_and_scale_does_not_matter(share, s
 
 
 def test_what_cannot_be_merged_is_refused():
+    rest = {key: value for key, value in STATISTICS.items() if key != "natural/bias"}
     with pytest.raises(UserError, match="lack 'natural/bias': run 'pistole prepare fisher'"):
-        rest = {key: value for key, value in STATISTICS.items() if key != "natural/bias"}
         Fisher(statistics=rest)(BASE, (NAT, ROB), (1, 1))
     with pytest.raises(UserError, match="lack 'norm/vector 3'"):
         Fisher(statistics=STATISTICS)(BASE, (NAT, ROB, NAT), (1, 1, 1))
