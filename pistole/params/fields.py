@@ -13,9 +13,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from pistole.params.methods import METHODS
+from pistole.params.methods import METHODS, PREPARATIONS
 
 Method = Literal[*METHODS]
+Need = Literal[*PREPARATIONS]
 Model = Literal["base", "natural", "robust", *METHODS]
 _FRACTION = r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$"
 MANY = 10_000_000
@@ -84,6 +85,7 @@ Positive = Annotated[float, Field(gt=0, le=1)]
 Sequence = Field(strict=False, min_length=1)  # YAML has lists only; they are kept as tuples
 Names = Annotated[tuple[str, ...], Sequence, AfterValidator(_unique)]
 Methods = Annotated[tuple[Method, ...], Sequence, AfterValidator(_unique)]
+Needs = Annotated[tuple[Need, ...], Field(strict=False), AfterValidator(_unique)]
 Grid = Annotated[tuple[Unit, ...], Sequence, AfterValidator(_rising)]
 Kappas = Annotated[
     tuple[Annotated[float, Field(ge=0, le=1000)], ...], Sequence, AfterValidator(_rising)
