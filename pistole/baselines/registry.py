@@ -79,7 +79,7 @@ def _compared() -> dict[str, MergeMethod]:
         tuned = MergeMethod(
             partial(by_rule, entry=entry),
             takes=RULED,
-            needs=entry.needs or entry.rule.needs,
+            needs=entry.rule.needs,
             tuned=entry.tuned,
         )
         found[name] = tuned
