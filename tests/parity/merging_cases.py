@@ -22,6 +22,7 @@ from tests.unit.baselines_models import Params, flat
 
 SHAPES = {"matrix": (12, 16), "bias": (17,), "conv": (3, 2, 4, 5), "near": (8, 5)}
 SIDES = ("natural", "robust")
+FILE = Path(__file__).with_name("merging_golden.safetensors")
 GRID = 2.0**-21  # all numbers are multiples, so that model minus base is the vector exactly
 INTERPRETER = "PISTOLE_PARITY_PYTHON"
 PYTHON = Path(os.environ.get(INTERPRETER) or Path(__file__).parents[2] / ".venv-parity/bin/python")
@@ -210,6 +211,16 @@ def inputs(seed: int) -> tuple[Params, list[Params]]:
         return distinct(factor) if collide else vector
 
     return draw(1.0), [distinct(0.1), distinct(0.2)]
+
+
+def golden_inputs() -> tuple[Params, list[Params]]:
+    """The base and the vectors of the golden files."""
+    tensors = load_tensors(FILE)[0]
+    base, *vectors = (
+        {k.removeprefix(f"{part}/"): v for k, v in tensors.items() if k.startswith(f"{part}/")}
+        for part in ("base", *SIDES)
+    )
+    return base, vectors
 
 
 def package_results(
