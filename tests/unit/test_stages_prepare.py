@@ -13,6 +13,7 @@ from pistole.baselines.obm import Obm
 from pistole.baselines.regmean import RegMean
 from pistole.errors import UserError
 from pistole.files import load_tensors, read_json, save_tensors
+from pistole.lineage.dag import load_under
 from pistole.models.zeroshot import functional_logits
 from pistole.params import load_params
 from pistole.params.fields import Need
@@ -26,7 +27,7 @@ from pistole.stages.preparing import fisher, sources
 from pistole.stages.preparing.job import Job
 from pistole.stages.slices import read_slice
 from pistole.stages.towers import base_digest, base_state
-from tests.e2e.micro import run_micro, write_micro
+from tests.e2e.micro import ROOT, run_micro, write_micro
 from tests.e2e.passes import counted
 
 RULES = {"fisher": Fisher, "regmean": RegMean, "led": Led, "obm": Obm}
@@ -198,6 +199,21 @@ def test_what_cannot_be_prepared_is_refused(project, tmp_path):
     with pytest.raises(UserError, match=r"prepare\.images is 9 but slice score has 8: lower it"):
         run(project, "fisher", tmp_path / "out", images=9)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_dag_has_one_stage_per_preparation_and_may_have_none(tmp_path):
+    for needs in ([], ["fisher", "led"]):
+        file = write_micro(tmp_path / "params.yaml", prepare__run=needs)
+        stages = {stage["name"]: stage for stage in load_under(ROOT / "dvc.yaml", file)}
+        assert [name for name in stages if name.startswith("prepare")] == [
+            f"prepare@{need}" for need in needs
+        ]
+    stage = stages["prepare@led"]
+    assert stage["cmd"] == ["pistole prepare led --out artifacts/prepared/led"]
+    assert [out["path"] for out in stage["outs"]] == ["artifacts/prepared/led"]
+    assert "artifacts/data/clutter/score" in stage["deps"]
+    for place in stage["deps"]:
+        assert place.startswith("artifacts/") or (ROOT / place).exists()
 
 
 def test_preparations_and_params_name_the_same():
