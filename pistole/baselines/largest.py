@@ -12,11 +12,11 @@ def largest(scores: Tensor, share: float) -> Tensor:
         share: of all entries, in [0, 1].
 
     Returns:
-        A mask of the same shape with share x entries rounded to the nearest (at least one if the
-        share is not 0); of equal entries the first ones.
+        A mask of the same shape with share x entries, rounded down (but at least one if the share
+        is not 0); of equal entries the first ones.
     """
     values = scores.flatten()
-    count = max(1, round(share * len(values))) if share > 0 and len(values) else 0
+    count = max(1, int(share * len(values))) if share > 0 and len(values) else 0
     if not count:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = values.kthvalue(len(values) - count + 1)[0]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pistole.baselines.gradients import Loss, per_sample_gradients
 from pistole.baselines.largest import largest
-from pistole.baselines.rule import Rule, source_named
+from pistole.baselines.rule import Rule
+from pistole.baselines.sources import source_named
 from pistole.errors import UserError
 from pistole.method.vectors import Params, Real, zeros_like
 

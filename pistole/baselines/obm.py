@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pistole.baselines.activations import NONE, ROWS
 from pistole.baselines.largest import largest
-from pistole.baselines.rule import Rule, source_named
+from pistole.baselines.rule import Rule
+from pistole.baselines.sources import source_named
 from pistole.errors import UserError, require_choice
 from pistole.method.vectors import Real
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pistole.baselines.activations import NONE, ROWS
-from pistole.baselines.rule import Rule, shares, source_named
+from pistole.baselines.rule import Rule
+from pistole.baselines.sources import shares, source_named
 from pistole.errors import UserError, require_choice
 from pistole.method.vectors import Real
 

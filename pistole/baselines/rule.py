@@ -16,7 +16,6 @@ from pistole.baselines.options import require_number
 from pistole.errors import UserError
 from pistole.method.vectors import Params, Real, require_finite, require_same_layout
 
-SOURCES = ("natural", "robust")
 Walk = Callable[[], Iterator[tuple[str, list[Tensor]]]]
 
 
@@ -164,35 +163,3 @@ def weighted_sum(deltas: Sequence[Tensor], weights: Sequence[Real]) -> Tensor:
     for delta, weight in zip(deltas[1:], weights[1:], strict=True):
         total += delta * weight
     return total
-
-
-def source_named(number: int) -> str:
-    """Name the source of a task vector, as the keys of statistics do.
-
-    Args:
-        number: place of the vector, from 0.
-
-    Returns:
-        ``natural``, ``robust``, then ``vector 3`` and so on.
-    """
-    return SOURCES[number] if number < len(SOURCES) else f"vector {number + 1}"
-
-
-def shares(weights: Sequence[Real]) -> list[float]:
-    """Divide weights by their sum, for rules whose weights are those of a mean.
-
-    Args:
-        weights: one per vector.
-
-    Returns:
-        Shares that sum to 1.
-
-    Raises:
-        UserError: a weight is negative, or none is positive.
-    """
-    if min(weights) < 0 or not sum(weights) > 0:
-        told = ", ".join(f"{weight:g}" for weight in weights)
-        raise UserError(
-            f"weights are {told}: a weighted mean needs weights >= 0 with a positive sum"
-        )
-    return [weight / sum(weights) for weight in weights]

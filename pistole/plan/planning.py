@@ -13,7 +13,7 @@ from pistole.params import Params
 from pistole.plan.disk import Disk, disk_of, listed
 from pistole.plan.missing import missing
 from pistole.plan.rates import Rate, calibrate
-from pistole.plan.stages import settings_tried, works_of
+from pistole.plan.stages import MEASURED, settings_tried, works_of
 from pistole.plan.tasks import About, read_tasks
 from pistole.plan.tower import Tower, read_tower
 from pistole.plan.work import Works, flops, forward_equivalents, images_forward
@@ -202,6 +202,7 @@ def _items(params: Params, kind: str, item: str = "") -> str:
         "base": lambda: f"{tasks} tasks",
         "finetune": lambda: _training(params, item),
         "stability": lambda: f"{slices.score} images, {params.stability.K} points",
+        "prepare": lambda: f"{params.prepare.images} images",
         "select": lambda: f"{settings_tried(params)} settings x {slices.select} images",
         "evaluate": lambda: f"{tasks} tasks x {slices.test} images",
         "frontier": lambda: (
@@ -240,6 +241,9 @@ def _notes(params: Params, tower: Tower, tasks: dict[str, About]) -> Iterable[st
         knobs = getattr(params.finetune, name)
         if knobs.precision == "bf16" and knobs.checkpoint is None:
             yield f"finetune.{name}: updates in bf16 are counted at the rate of fp32: too long"
+    learnt = [need for need in params.prepare.run if need not in MEASURED]
+    if learnt:
+        yield f"prepare: the steps in which {', '.join(learnt)} learn are not counted"
     unknown = [name for name, about in tasks.items() if about.prompts is None]
     if unknown:
         yield (

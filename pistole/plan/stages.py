@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from pistole.baselines.registry import METHODS
 from pistole.method.scores import micro_size
-from pistole.params import Params
+from pistole.params import SOURCES, Params
 from pistole.plan import theory
 from pistole.plan.attacks import expected_ensemble, ladder, pgd
 from pistole.plan.survival import EVERY, FRAGILE, STURDY, Survival
@@ -12,6 +12,7 @@ from pistole.plan.tower import Tower
 from pistole.plan.work import FORWARD, TEXT, WEIGHT, Work, Works, times
 from pistole.robust.objectives import OBJECTIVES
 from pistole.stages.attacking import ensemble_spec
+from pistole.stages.preparing.sources import gradients_at_once
 from pistole.stages.runtime import attack_budget
 from pistole.stages.tuning import trials
 
@@ -73,6 +74,34 @@ def stability(params: Params, source: str) -> Works:
         batch = min(knobs.batch_size, images)
         works += pgd(attacks * images, attack_budget(params, "calibration"), batch)
     return works
+
+
+# Need -> passes of each image of each source, beside the attack on the robust one: with the
+# gradient of the weights, and without one. What a method learns in is not counted.
+MEASURED = {"fisher": (1, 1), "regmean": (0, 1), "led": (2, 0), "obm": (0, 1)}
+
+
+def prepare(params: Params, need: str, tower: Tower) -> Works:
+    """Count stage ``prepare@NEED`` (docs/method.md C).
+
+    Args:
+        params: ``prepare``, ``stability.batch_size`` and ``attack`` are read.
+        need: the preparation.
+        tower: its size says how many samples' gradients are computed together.
+
+    Returns:
+        The passes; none of a preparation that learns, whose steps are its own.
+    """
+    if need not in MEASURED:
+        return []
+    images, size = params.prepare.images, min(params.stability.batch_size, params.prepare.images)
+    together = min(gradients_at_once(tower.parameters, size), images)
+    (learnt, bare), both = MEASURED[need], len(SOURCES)
+    return [
+        Work(WEIGHT, both * learnt * images, together),
+        Work(FORWARD, both * bare * images, together if learnt else size),
+        *pgd(images, attack_budget(params, "calibration"), size),
+    ]
 
 
 def select(params: Params, share: Survival) -> Works:
@@ -178,6 +207,7 @@ def works_of(
         "base": lambda: base(prompts),
         "finetune": lambda: finetune(params, item),
         "stability": lambda: stability(params, item),
+        "prepare": lambda: prepare(params, item, tower),
         "select": lambda: select(params, share),
         "evaluate": lambda: evaluate(params, classes, share),
         "frontier": lambda: frontier(params, share),

@@ -29,7 +29,7 @@ AGREEING = STATISTICS | {
 def ranked(values: Tensor, rate: float) -> set[int]:
     """Positions of the largest values."""
     flat = values.flatten().tolist()
-    return set(sorted(range(len(flat)), key=lambda j: -flat[j])[: max(1, round(rate * len(flat)))])
+    return set(sorted(range(len(flat)), key=lambda j: -flat[j])[: max(1, int(rate * len(flat)))])
 
 
 def literal(statistics: dict, weights, rates, scaling: float) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ def test_equal_importances_leave_the_base():
 def test_the_number_of_entries_is_exact(count, share, kinds):
     scores = torch.arange(count).float() if not kinds else (torch.arange(count) % kinds).float()
     mask = largest(scores, share)
-    assert int(mask.sum()) == (max(1, round(share * count)) if share else 0)
+    assert int(mask.sum()) == (max(1, int(share * count)) if share else 0)
     if mask.any() and not mask.all():
         assert scores[mask].min() >= scores[~mask].max()
         ties = (scores == scores[mask].min()).nonzero()[:, 0].tolist()

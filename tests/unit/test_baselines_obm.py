@@ -41,7 +41,7 @@ def literal(name: str, weights, rule: Obm) -> Tensor:
             s = [[value / mean for value in row] for row in s]
         best = sorted(((value, i, j) for i, row in enumerate(s) for j, value in enumerate(row)))
         saliencies.append(s)
-        kept.append({(i, j) for _, i, j in best[-round(rule.share * 12) :]})
+        kept.append({(i, j) for _, i, j in best[-int(rule.share * 12) :]})
     moved = torch.zeros(4, 3, dtype=torch.float64)
     for i in range(4):
         for j in range(3):
@@ -110,9 +110,7 @@ def test_one_vector_keeps_its_share_and_weights_do_not_change_the_choice(share, 
     moved = rule(zero, (own,), (weight,))
     for name, axis in AXES.items():
         count = own[name].numel()
-        assert int((moved[name] != 0).sum()) == (
-            count if axis < 0 else max(1, round(share * count))
-        )
+        assert int((moved[name] != 0).sum()) == (count if axis < 0 else max(1, int(share * count)))
     one, other = (rule(zero, (own, ROB), pair) for pair in ((1, 1), (weight, weight)))
     for name in BASE:
         torch.testing.assert_close(weight * one[name], other[name])

@@ -13,16 +13,22 @@ from pistole.baselines.obm import Obm
 from pistole.baselines.regmean import RegMean
 from pistole.errors import UserError
 from pistole.files import load_tensors, read_json, save_tensors
+from pistole.lineage.dag import load_under
 from pistole.models.zeroshot import functional_logits
 from pistole.params import load_params
 from pistole.params.fields import Need
+from pistole.plan.disk import disk_of
+from pistole.plan.stages import prepare as planned
+from pistole.plan.tower import read_tower
+from pistole.plan.work import by_kind
 from pistole.seeds import generator
 from pistole.stages import prepare
 from pistole.stages.preparing import fisher, sources
 from pistole.stages.preparing.job import Job
 from pistole.stages.slices import read_slice
 from pistole.stages.towers import base_digest, base_state
-from tests.e2e.micro import run_micro, write_micro
+from tests.e2e.micro import ROOT, run_micro, write_micro
+from tests.e2e.passes import counted
 
 RULES = {"fisher": Fisher, "regmean": RegMean, "led": Led, "obm": Obm}
 MEASURED = tuple(RULES)
@@ -127,15 +133,33 @@ def test_the_robust_model_sees_attacked_images_and_the_natural_one_clean_ones(jo
 @pytest.mark.parametrize("need", ["fisher", "led"])
 def test_gradients_in_turn_and_together_agree(need, done, job, monkeypatch):
     """The tower of the demo is small enough for all at once; one that is not takes them in turn."""
-    assert sources.gradients_at_once(job) == job.pass_size == 4
+    assert sources.at_once(job) == job.pass_size == 4
     monkeypatch.setattr(sources, "GRADIENTS", 1)
-    assert sources.gradients_at_once(job) == 1
+    assert sources.at_once(job) == 1
     found, _ = prepare.preparation(need)(job)
     together = load_tensors(done[need] / "statistics.safetensors")[0]
     assert found.keys() == together.keys()
     for name, value in found.items():
         scale = float(together[name].abs().max())
         torch.testing.assert_close(value, together[name], rtol=1e-3, atol=1e-4 * scale, msg=name)
+
+
+@pytest.mark.parametrize("need", MEASURED)
+def test_the_plan_counts_the_passes(need, project, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "GRADIENTS", 1)  # passes of single images, which a hook can count
+    params = load_params(project / "params.yaml")
+    with counted() as passes:
+        run(project, need, tmp_path / need)
+    assert by_kind(planned(params, need, read_tower(params))) == passes
+
+
+def test_the_plan_knows_the_bytes_of_the_statistics(done, project):
+    params = load_params(project / "params.yaml")
+    tower = read_tower(params)
+    for need in ("fisher", "led", "regmean"):
+        found = (done[need] / "statistics.safetensors").stat().st_size
+        told = disk_of(f"prepare@{need}", params, tower, {}).kept
+        assert told == pytest.approx(found, rel=0.01)
 
 
 def test_the_norm_is_that_of_all_tensors(done):
@@ -175,6 +199,21 @@ def test_what_cannot_be_prepared_is_refused(project, tmp_path):
     with pytest.raises(UserError, match=r"prepare\.images is 9 but slice score has 8: lower it"):
         run(project, "fisher", tmp_path / "out", images=9)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_dag_has_one_stage_per_preparation_and_may_have_none(tmp_path):
+    for needs in ([], ["fisher", "led"]):
+        file = write_micro(tmp_path / "params.yaml", prepare__run=needs)
+        stages = {stage["name"]: stage for stage in load_under(ROOT / "dvc.yaml", file)}
+        assert [name for name in stages if name.startswith("prepare")] == [
+            f"prepare@{need}" for need in needs
+        ]
+    stage = stages["prepare@led"]
+    assert stage["cmd"] == ["pistole prepare led --out artifacts/prepared/led"]
+    assert [out["path"] for out in stage["outs"]] == ["artifacts/prepared/led"]
+    assert "artifacts/data/clutter/score" in stage["deps"]
+    for place in stage["deps"]:
+        assert place.startswith("artifacts/") or (ROOT / place).exists()
 
 
 def test_preparations_and_params_name_the_same():

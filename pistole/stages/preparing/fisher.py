@@ -8,7 +8,7 @@ from pistole.models.zeroshot import functional_logits
 from pistole.progress import counting
 from pistole.seeds import generator
 from pistole.stages.preparing.job import Job, Tensors
-from pistole.stages.preparing.sources import gradients_at_once, sources
+from pistole.stages.preparing.sources import at_once, sources
 
 
 def prepare(job: Job, *, labels: str = "sampled") -> tuple[Tensors, dict[str, float]]:
@@ -37,7 +37,7 @@ def prepare(job: Job, *, labels: str = "sampled") -> tuple[Tensors, dict[str, fl
                 labels=labels,
                 truth=source.labels,
                 uniforms=uniforms(job, source.name),
-                together=gradients_at_once(job),
+                together=at_once(job),
             )
             norm = norm_of(diagonal)
             statistics |= {f"{source.name}/{name}": value for name, value in diagonal.items()}

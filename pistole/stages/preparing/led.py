@@ -3,7 +3,7 @@
 from pistole.baselines.led import importance
 from pistole.progress import counting
 from pistole.stages.preparing.job import Job, Tensors
-from pistole.stages.preparing.sources import gradients_at_once, sample_loss, sources
+from pistole.stages.preparing.sources import at_once, sample_loss, sources
 
 
 def prepare(job: Job) -> tuple[Tensors, dict[str, float]]:
@@ -19,7 +19,7 @@ def prepare(job: Job) -> tuple[Tensors, dict[str, float]]:
         both models.
     """
     statistics, numbers = {}, {}
-    loss, together = sample_loss(job), gradients_at_once(job)
+    loss, together = sample_loss(job), at_once(job)
     with counting("prepare led", 4) as advance:
         for source in sources(job):
             samples = (source.pixels, source.labels)

@@ -50,17 +50,30 @@ def sources(job: Job) -> Iterator[Prepared]:
         yield Prepared(name, theta, pixels.to(objective.device), objective.labels)
 
 
-def gradients_at_once(job: Job) -> int:
+def gradients_at_once(parameters: int, most: int) -> int:
     """Say how many samples' gradients are computed together.
 
     Args:
-        job: its ``pass_size`` is the most.
+        parameters: of the tower.
+        most: images per pass.
 
     Returns:
-        A number that the size of the tower and ``pass_size`` decide alone, whatever the machine.
+        A number that these two decide alone, whatever the machine has.
     """
-    tower = FP32 * sum(value.numel() for value in job.theta_0.values())
-    return max(1, min(job.pass_size, GRADIENTS // tower))
+    return max(1, min(most, GRADIENTS // (FP32 * parameters)))
+
+
+def at_once(job: Job) -> int:
+    """Say the same of a job.
+
+    Args:
+        job: gives the tower and the images per pass.
+
+    Returns:
+        Samples whose gradients are computed together.
+    """
+    parameters = sum(value.numel() for value in job.theta_0.values())
+    return gradients_at_once(parameters, job.pass_size)
 
 
 def sample_loss(job: Job) -> Callable[[Tensors, Tensor, Tensor], Tensor]:
