@@ -15,6 +15,7 @@ from torch import Tensor
 from pistole.errors import UserError
 from pistole.method.vectors import Params, Real, require_finite, require_same_layout
 
+SOURCES = ("natural", "robust")
 Walk = Callable[[], Iterator[tuple[str, list[Tensor]]]]
 
 
@@ -33,6 +34,26 @@ class Rule(ABC):
     needs: ClassVar[str | None] = None
     scaling: float = 1.0
     statistics: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def statistic(self, key: str) -> Tensor:
+        """Read one of the statistics that a preparation measured.
+
+        Args:
+            key: its name, such as ``natural/TENSOR``.
+
+        Returns:
+            The tensor as it was measured.
+
+        Raises:
+            UserError: the statistics lack it; names the preparation that measures it.
+        """
+        try:
+            return self.statistics[key]
+        except KeyError:
+            raise UserError(
+                f"the statistics of '{self.needs}' lack {key!r}: run 'pistole prepare "
+                f"{self.needs}' with these models and give its folder"
+            ) from None
 
     def survey(self, walk: Walk, weights: Sequence[Real]) -> Any:
         """Look at the whole vectors before the first tensor is merged.
@@ -114,3 +135,35 @@ def require_weights(count: int, weights: Sequence[Real]) -> None:
     """
     if not count or len(weights) != count:
         raise UserError(f"{len(weights)} weights for {count} task vectors: give one per vector")
+
+
+def source_named(number: int) -> str:
+    """Name the source of a task vector, as the keys of statistics do.
+
+    Args:
+        number: place of the vector, from 0.
+
+    Returns:
+        ``natural``, ``robust``, then ``vector 3`` and so on.
+    """
+    return SOURCES[number] if number < len(SOURCES) else f"vector {number + 1}"
+
+
+def shares(weights: Sequence[Real]) -> list[float]:
+    """Divide weights by their sum, for rules whose weights are those of a mean.
+
+    Args:
+        weights: one per vector.
+
+    Returns:
+        Shares that sum to 1.
+
+    Raises:
+        UserError: a weight is negative, or none is positive.
+    """
+    if min(weights) < 0 or not sum(weights) > 0:
+        told = ", ".join(f"{weight:g}" for weight in weights)
+        raise UserError(
+            f"weights are {told}: a weighted mean needs weights >= 0 with a positive sum"
+        )
+    return [weight / sum(weights) for weight in weights]

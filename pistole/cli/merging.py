@@ -69,6 +69,27 @@ def masks(
 
 
 @app.command()
+def prepare(
+    need: Annotated[str, typer.Argument(help="a name that prepare.run may list, such as fisher")],
+    base: Base = BASE,
+    natural: Natural = VECTORS["natural"],
+    robust: Robust = VECTORS["robust"],
+    data: FinetuneData = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/prepared/NEED")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Measure or learn what a merging method needs, on held-out training images."""
+    target = out or ARTIFACTS / "prepared" / need
+    stage_command(
+        params,
+        f"prepare@{need}",
+        lambda stage, p, run: stage.run(
+            p, need, base, natural, robust, data or DATA / p.data.finetune, target
+        ),
+    )
+
+
+@app.command()
 def select(
     base: Base = BASE,
     natural: Natural = VECTORS["natural"],

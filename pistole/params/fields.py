@@ -30,8 +30,22 @@ Method = Literal[
     "random_score",
     "zero_nat",
 ]
+Need = Literal[
+    "fisher",
+    "regmean",
+    "led",
+    "obm",
+    "ada_task",
+    "ada_layer",
+    "ada_task_mix",
+    "ada_layer_mix",
+    "atlas",
+    "concrete",
+    "distac",
+]
 Model = Literal["base", "natural", "robust", Method]
 METHODS: tuple[str, ...] = get_args(Method)
+NEEDS: tuple[str, ...] = get_args(Need)
 _FRACTION = r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$"
 MANY = 10_000_000
 
@@ -99,6 +113,7 @@ Positive = Annotated[float, Field(gt=0, le=1)]
 Sequence = Field(strict=False, min_length=1)  # YAML has lists only; they are kept as tuples
 Names = Annotated[tuple[str, ...], Sequence, AfterValidator(_unique)]
 Methods = Annotated[tuple[Method, ...], Sequence, AfterValidator(_unique)]
+Needs = Annotated[tuple[Need, ...], Field(strict=False), AfterValidator(_unique)]
 Grid = Annotated[tuple[Unit, ...], Sequence, AfterValidator(_rising)]
 Kappas = Annotated[
     tuple[Annotated[float, Field(ge=0, le=1000)], ...], Sequence, AfterValidator(_rising)

@@ -65,6 +65,7 @@ stability:
   granularity: tensor
 methods: [wise_ft, vanilla, pistole]
 models: {{base: artifacts/base, pistole: artifacts/merged/pistole}}
+prepare: {{run: [], images: 8, batch_size: 4, steps: null}}
 merge: {{lambda: selected, rescale: none}}
 select: {{grid: [0, 0.5, 1]}}
 frontier: {{methods: [vanilla, pistole], grid: [0, 1], images: 5}}
