@@ -41,6 +41,7 @@ Need = Literal[
     "ada_layer_mix",
     "atlas",
     "concrete",
+    "concrete_am",
     "distac",
 ]
 Model = Literal["base", "natural", "robust", Method]
