@@ -75,6 +75,6 @@ CATALOGUE: dict[str, Entry] = {
     "ada_task_mix": Entry(MixedTaskWiseAdaMerging, tuned={"scaling": FACTORS}),
     "ada_layer_mix": Entry(MixedLayerWiseAdaMerging, tuned={"scaling": FACTORS}),
     "atlas": Entry(Atlas, tuned={"scaling": FACTORS}),
-    "concrete_ta": Entry(ConcreteTaskArithmetic, tuned={"scaling": ALPHAS}),
+    "concrete": Entry(ConcreteTaskArithmetic, tuned={"scaling": ALPHAS}),
     "concrete_am": Entry(ConcreteAdaMerging, tuned={"scaling": FACTORS}),
 }

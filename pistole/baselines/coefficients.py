@@ -9,12 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pistole.baselines.learning import Descent, Loss, OnStep, descend, ignore
-from pistole.baselines.rule import Rule
+from pistole.baselines.rule import SOURCES, Rule
 from pistole.errors import UserError, require_choice
 from pistole.method.vectors import Params, Real
 from pistole.seeds import generator
 
-SOURCES = ("natural", "robust")
 GRAINS = ("task", "layer")
 BOUNDS = (0.0, 1.0)
 
@@ -63,13 +62,11 @@ def learned(rule: Rule, key: str) -> Tensor:
     Raises:
         UserError: it is missing, or not finite.
     """
-    remedy = f"prepare '{rule.needs}' for these task vectors"
-    try:
-        value = rule.statistics[key]
-    except KeyError:
-        raise UserError(f"statistic {key!r} is missing: {remedy}") from None
+    value = rule.statistic(key)
     if not torch.isfinite(value).all():
-        raise UserError(f"statistic {key!r} is not finite (NaN or infinity): {remedy} again")
+        raise UserError(
+            f"statistic {key!r} is not finite (NaN or infinity): prepare '{rule.needs}' again"
+        )
     return value
 
 

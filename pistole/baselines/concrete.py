@@ -35,7 +35,7 @@ class ConcreteTaskArithmetic(Rule):
     Statistics: ``mask/TENSOR``, m in the tensor's shape.
     """
 
-    needs: ClassVar[str | None] = "concrete_ta"
+    needs: ClassVar[str | None] = "concrete"
     scaling: float = INIT
 
     def tensor(  # noqa: D102

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pistole.baselines.arithmetic import TaskArithmetic
-from pistole.baselines.coefficients import SOURCES, learned
+from pistole.baselines.coefficients import learned
 from pistole.baselines.learning import Descent, Loss, OnStep, descend, ignore
-from pistole.baselines.rule import Rule, Walk
+from pistole.baselines.rule import SOURCES, Rule, Walk
 from pistole.errors import UserError
 from pistole.method.vectors import Params, Real
 

@@ -40,7 +40,7 @@ FROM_IMAGES = (  # each reads the preparation of its own name
     "ada_task_mix",
     "ada_layer_mix",
     "atlas",
-    "concrete_ta",
+    "concrete",
     "concrete_am",
 )
 CONDITIONED = ("distac_vanilla", "distac_task_arithmetic", "distac_ties", "distac_pistole")

@@ -25,7 +25,7 @@ PREPARATIONS = {
     "ada_task_mix": ("adamerging", "prepare_task_mix"),
     "ada_layer_mix": ("adamerging", "prepare_layer_mix"),
     "atlas": ("atlas", "prepare"),
-    "concrete_ta": ("concrete", "prepare_ta"),
+    "concrete": ("concrete", "prepare"),
     "concrete_am": ("concrete", "prepare_am"),
     "distac": ("distac", "prepare"),
 }

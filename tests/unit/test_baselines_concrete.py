@@ -38,7 +38,7 @@ def test_official_defaults():
     assert (0.3, Descent(steps=2000, lr=1e-3)) == (INIT, DESCENT)
     assert (ConcreteTaskArithmetic().scaling, ConcreteAdaMerging().scaling) == (0.3, 1)
     assert (ConcreteTaskArithmetic.needs, ConcreteAdaMerging.needs) == (
-        "concrete_ta",
+        "concrete",
         "concrete_am",
     )
 

@@ -1,12 +1,13 @@
-"""Preparations ``concrete_ta`` and ``concrete_am``."""
+"""Preparations ``concrete`` and ``concrete_am``."""
 
 import dataclasses
 
 import torch
 
-from pistole.baselines.coefficients import SOURCES, composed, learn_coefficients, named
+from pistole.baselines.coefficients import composed, learn_coefficients, named
 from pistole.baselines.concrete import DESCENT, INIT, drawn_masks, learn_mask, masked
 from pistole.baselines.learning import Descent
+from pistole.baselines.rule import SOURCES
 from pistole.progress import counting
 from pistole.stages.preparing.images import entropy_loss, judged
 from pistole.stages.preparing.job import Job, Tensors
@@ -14,7 +15,7 @@ from pistole.stages.preparing.job import Job, Tensors
 TEMPERATURE, INNER_RATE = 0.5, 1.0
 
 
-def prepare_ta(
+def prepare(
     job: Job,
     *,
     descent: Descent = DESCENT,
@@ -38,11 +39,11 @@ def prepare_ta(
     """
     descent = _descent(job, descent)
     vectors = (job.tau_nat, job.tau_rob)
-    with counting("prepare concrete_ta", descent.steps) as advance:
+    with counting("prepare concrete", descent.steps) as advance:
         logits, losses = learn_mask(
             job.theta_0,
             vectors,
-            entropy_loss(job, "concrete_ta", mixed),
+            entropy_loss(job, "concrete", mixed),
             descent,
             seed=job.seed,
             init=init,

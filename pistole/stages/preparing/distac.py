@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from pistole.baselines.coefficients import SOURCES
 from pistole.baselines.distac import (
     BETA,
     DESCENT,
@@ -18,6 +17,7 @@ from pistole.baselines.distac import (
     scales,
 )
 from pistole.baselines.learning import Descent
+from pistole.baselines.rule import SOURCES
 from pistole.models.zeroshot import functional_logits
 from pistole.progress import counting
 from pistole.stages.preparing.images import Batches, StepLoss, judged
