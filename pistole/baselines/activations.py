@@ -1,4 +1,4 @@
-"""The inputs of a model's linear layers, and their Gram matrices (docs/method.md C, C.5).
+"""The inputs of a model's linear layers, and their Gram matrices (docs/method.md C.3).
 
 Modules do not tell them all: ``nn.MultiheadAttention`` calls the functional form with its
 projections' weights, so that hooks on ``out_proj`` never fire, and a tower's last projection is a

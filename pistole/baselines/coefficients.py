@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pistole.baselines.learning import Descent, Loss, OnStep, descend, ignore
-from pistole.baselines.rule import SOURCES, Rule
+from pistole.baselines.rule import Rule
+from pistole.baselines.sources import SOURCES
 from pistole.errors import UserError, require_choice
 from pistole.method.vectors import Params, Real
 from pistole.seeds import generator

@@ -10,7 +10,8 @@ from torch import Tensor
 from pistole.baselines.arithmetic import TaskArithmetic
 from pistole.baselines.coefficients import learned
 from pistole.baselines.learning import Descent, Loss, OnStep, descend, ignore
-from pistole.baselines.rule import SOURCES, Rule, Walk
+from pistole.baselines.rule import Rule, Walk
+from pistole.baselines.sources import SOURCES
 from pistole.errors import UserError
 from pistole.method.vectors import Params, Real
 

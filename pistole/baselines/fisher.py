@@ -1,4 +1,4 @@
-"""Fisher merging (Matena and Raffel, NeurIPS 2022; docs/method.md C, C.6)."""
+"""Fisher merging (Matena and Raffel, NeurIPS 2022; docs/method.md C.3)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Gradients of single samples, all at once where memory allows it (docs/method.md C.3, C.6)."""
+"""Gradients of single samples, all at once where memory allows it (docs/method.md C.3)."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""Optimal Brain Merging: saliencies of a layer-wise quadratic (docs/method.md C.5)."""
+"""Optimal Brain Merging: saliencies of a layer-wise quadratic (docs/method.md C.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class Obm(Rule):
 
 
 def agreeing(deltas: Sequence[Tensor], saliencies: Sequence[Tensor], share: float) -> list[Tensor]:
-    """Trim to the most salient entries and to the sign that saliency elects (docs/method.md C.5).
+    """Trim to the most salient entries and to the sign that saliency elects (docs/method.md C.3).
 
     Args:
         deltas: displacements of one layer.

@@ -1,4 +1,4 @@
-"""RegMean: regression of layers' outputs (Jin et al., ICLR 2023; docs/method.md C, C.6)."""
+"""RegMean: regression of layers' outputs (Jin et al., ICLR 2023; docs/method.md C.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -58,12 +58,14 @@ def _method_problems(
     found += [(f"models.{name}", f"{name} {remedy}") for name in without]
     prepared = _mapping(raw.get("prepare")).get("run")
     if isinstance(prepared, list | tuple):
-        needed = {name: need_of(name) for name in methods if name in METHODS}
-        found += [
-            ("prepare.run", f"{need} is missing, which methods.{name} reads: add it")
-            for name, need in needed.items()
-            if need is not None and need not in prepared
-        ]
+        readers: dict[str, list[str]] = {}
+        for name in methods:
+            need = need_of(name) if name in METHODS else None
+            if need is not None and need not in prepared:
+                readers.setdefault(need, []).append(name)
+        missing = [f"{need}, for {', '.join(names)}" for need, names in readers.items()]
+        if missing:
+            found.append(("prepare.run", f"methods need more prepared: add {'; '.join(missing)}"))
     path = _mapping(_mapping(raw.get("theory")).get("merge_path"))
     for place, section in (
         ("frontier", _mapping(raw.get("frontier"))),

@@ -109,7 +109,10 @@ def test_a_lambda_for_a_point_is_refused(project: Path, capsys):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"prepare__run": []}, "prepare.run: fisher is missing, which methods.fisher reads"),
+        (
+            {"prepare__run": []},
+            "prepare.run: methods need more prepared: add fisher, for fisher, fisher_official; ",
+        ),
         ({"frontier__methods": ["vanilla", "ties_official"]}, "ties_official has no lambda"),
         ({"theory__merge_path__methods": ["fisher"]}, "fisher reads a preparation: drop it"),
     ],

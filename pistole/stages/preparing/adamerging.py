@@ -6,7 +6,7 @@ from functools import partial
 from pistole.baselines.adamerging import DESCENT, INIT
 from pistole.baselines.coefficients import composed, learn_coefficients, named
 from pistole.baselines.learning import Descent
-from pistole.baselines.rule import SOURCES
+from pistole.baselines.sources import SOURCES
 from pistole.progress import counting
 from pistole.stages.preparing.images import StepLoss, entropy_loss, judged
 from pistole.stages.preparing.job import Job, Tensors

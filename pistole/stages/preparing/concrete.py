@@ -7,7 +7,7 @@ import torch
 from pistole.baselines.coefficients import composed, learn_coefficients, named
 from pistole.baselines.concrete import DESCENT, INIT, drawn_masks, learn_mask, masked
 from pistole.baselines.learning import Descent
-from pistole.baselines.rule import SOURCES
+from pistole.baselines.sources import SOURCES
 from pistole.progress import counting
 from pistole.stages.preparing.images import entropy_loss, judged
 from pistole.stages.preparing.job import Job, Tensors

@@ -17,7 +17,7 @@ from pistole.baselines.distac import (
     scales,
 )
 from pistole.baselines.learning import Descent
-from pistole.baselines.rule import SOURCES
+from pistole.baselines.sources import SOURCES
 from pistole.models.zeroshot import functional_logits
 from pistole.progress import counting
 from pistole.stages.preparing.images import Batches, StepLoss, judged
