@@ -15,6 +15,7 @@ from torch import Tensor
 from pistole.errors import UserError
 from pistole.method.vectors import Params, Real, require_finite, require_same_layout
 
+SOURCES = ("natural", "robust")  # of task vectors, in order
 Walk = Callable[[], Iterator[tuple[str, list[Tensor]]]]
 
 
@@ -33,6 +34,18 @@ class Rule(ABC):
     needs: ClassVar[str | None] = None
     scaling: float = 1.0
     statistics: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def survey(self, walk: Walk, weights: Sequence[Real]) -> Any:
+        """Look at the whole vectors before the first tensor is merged.
+
+        Args:
+            walk: gives the task vectors tensor by tensor, sorted by name; every call begins anew.
+            weights: of the vectors.
+
+        Returns:
+            What :meth:`tensor` needs to know of all tensors; None unless a method overrides this.
+        """
+        return None
 
     def statistic(self, key: str) -> Tensor:
         """Read one of the statistics that a preparation measured.
@@ -53,18 +66,6 @@ class Rule(ABC):
                 f"the statistics of '{self.needs}' lack {key!r}: run 'pistole prepare "
                 f"{self.needs}' with these models and give its folder"
             ) from None
-
-    def survey(self, walk: Walk, weights: Sequence[Real]) -> Any:
-        """Look at the whole vectors before the first tensor is merged.
-
-        Args:
-            walk: gives the task vectors tensor by tensor, sorted by name; every call begins anew.
-            weights: of the vectors.
-
-        Returns:
-            What :meth:`tensor` needs to know of all tensors; None unless a method overrides this.
-        """
-        return None
 
     @abstractmethod
     def tensor(
