@@ -11,6 +11,7 @@ from pistole.cli.common import (
     DATA,
     MASKS,
     PARAMS,
+    PREPARED,
     VECTORS,
     Base,
     DataRoot,
@@ -18,6 +19,7 @@ from pistole.cli.common import (
     Masks,
     Natural,
     ParamsFile,
+    Prepared,
     Robust,
     app,
     stage_command,
@@ -97,14 +99,15 @@ def select(
     masks: Masks = MASKS,
     data: FinetuneData = None,
     out: Path = ARTIFACTS / "select",
+    prepared: Prepared = PREPARED,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Choose lambda per method on held-out training images."""
+    """Choose lambda and options per method on held-out training images."""
     stage_command(
         params,
         "select",
         lambda stage, p, run: stage.run(
-            p, base, natural, robust, masks, data or DATA / p.data.finetune, out
+            p, base, natural, robust, masks, data or DATA / p.data.finetune, out, prepared
         ),
     )
 
@@ -120,6 +123,7 @@ def merge(
     / "select",
     lam: Annotated[float | None, typer.Option("--lambda", help="overrides merge.lambda")] = None,
     out: Annotated[Path | None, typer.Option(help="default: artifacts/merged/METHOD")] = None,
+    prepared: Prepared = PREPARED,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Merge a natural and a robust task vector into one visual tower."""
@@ -128,7 +132,7 @@ def merge(
         params,
         f"merge@{method}",
         lambda stage, p, run: stage.run(
-            p, method, base, natural, robust, masks, select, target, lam
+            p, method, base, natural, robust, masks, select, target, lam, prepared
         ),
     )
 
@@ -163,6 +167,8 @@ def frontier(
     masks: Masks = MASKS,
     data: DataRoot = DATA,
     out: Annotated[Path | None, typer.Option(help="default: artifacts/frontier/METHOD")] = None,
+    select: Annotated[Path, typer.Option(help="folder of 'pistole select'")] = ARTIFACTS / "select",
+    prepared: Prepared = PREPARED,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Sweep lambda for one method, composing the models in memory."""
@@ -170,7 +176,9 @@ def frontier(
     stage_command(
         params,
         f"frontier@{method}",
-        lambda stage, p, run: stage.run(p, method, base, natural, robust, masks, data, target),
+        lambda stage, p, run: stage.run(
+            p, method, base, natural, robust, masks, data, target, select, prepared
+        ),
     )
 
 

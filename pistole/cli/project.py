@@ -25,12 +25,15 @@ def params(
         bool, typer.Option("--explain", help="value, unit, bounds and meaning")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="token for the DAG")] = None,
+    needs: Annotated[
+        Path | None, typer.Option(help="with --out: also write which methods need what prepared")
+    ] = None,
 ) -> None:
     """Validate params.yaml, all mistakes at once; --explain tells what each key means."""
     from pistole.stages import params as stage
 
     if out is not None:
-        stage_command(file, "params", lambda module, p, run: module.run(p, out))
+        stage_command(file, "params", lambda module, p, run: module.run(p, out, needs))
     else:
         stage.show(file, explain=explain and not check)
 

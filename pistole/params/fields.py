@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -13,39 +13,11 @@ from pydantic import (
     WithJsonSchema,
 )
 
-Method = Literal[
-    "wise_ft",
-    "vanilla",
-    "gism",
-    "gism_pci",
-    "gism_apt",
-    "pistole",
-    "wise_ft_matched",
-    "uniform_shrink",
-    "permuted_mask_1",
-    "permuted_mask_2",
-    "permuted_mask_3",
-    "self_mask",
-    "magnitude_mask",
-    "random_score",
-    "zero_nat",
-]
-Need = Literal[
-    "fisher",
-    "regmean",
-    "led",
-    "obm",
-    "ada_task",
-    "ada_layer",
-    "ada_task_mix",
-    "ada_layer_mix",
-    "atlas",
-    "concrete",
-    "distac",
-]
-Model = Literal["base", "natural", "robust", Method]
-METHODS: tuple[str, ...] = get_args(Method)
-NEEDS: tuple[str, ...] = get_args(Need)
+from pistole.params.methods import METHODS, PREPARATIONS
+
+Method = Literal[*METHODS]
+Need = Literal[*PREPARATIONS]
+Model = Literal["base", "natural", "robust", *METHODS]
 _FRACTION = r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$"
 MANY = 10_000_000
 

@@ -7,14 +7,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pistole.baselines.registry import METHODS
 from pistole.errors import UserError
 from pistole.lineage.dag import Stage, load_under
 from pistole.params import Params
 from pistole.plan.disk import Disk, disk_of, listed
 from pistole.plan.missing import missing
 from pistole.plan.rates import Rate, calibrate
-from pistole.plan.stages import MEASURED, works_of
+from pistole.plan.stages import MEASURED, settings_tried, works_of
 from pistole.plan.tasks import About, read_tasks
 from pistole.plan.tower import Tower, read_tower
 from pistole.plan.work import Works, flops, forward_equivalents, images_forward
@@ -196,16 +195,15 @@ def _row(stage: Stage, params: Params, tower: Tower, tasks: dict[str, About]) ->
 
 def _items(params: Params, kind: str, item: str = "") -> str:
     """What a stage goes over."""
-    tasks, slices, grid = len(params.datasets), params.slices, params.select.grid
+    tasks, slices = len(params.datasets), params.slices
     curve = params.frontier
-    tuned = sum(not METHODS[name].matched for name in params.methods)
     told: dict[str, Callable[[], str]] = {
         "data": lambda: f"{sum(listed(params, item).values())} images",
         "base": lambda: f"{tasks} tasks",
         "finetune": lambda: _training(params, item),
         "stability": lambda: f"{slices.score} images, {params.stability.K} points",
         "prepare": lambda: f"{params.prepare.images} images",
-        "select": lambda: f"{tuned} methods x {len(grid)} lambdas x {slices.select} images",
+        "select": lambda: f"{settings_tried(params)} settings x {slices.select} images",
         "evaluate": lambda: f"{tasks} tasks x {slices.test} images",
         "frontier": lambda: (
             f"{len(curve.grid)} lambdas x {tasks} tasks x {min(curve.images, slices.test)} images"

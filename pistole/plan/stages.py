@@ -14,6 +14,7 @@ from pistole.robust.objectives import OBJECTIVES
 from pistole.stages.attacking import ensemble_spec
 from pistole.stages.preparing.sources import gradients_at_once
 from pistole.stages.runtime import attack_budget
+from pistole.stages.tuning import trials
 
 Classes = Mapping[str, int | None]  # dataset -> number of classes, None if not known before it runs
 Prompts = Mapping[str, int | None]  # dataset -> class names times templates
@@ -111,7 +112,7 @@ def select(params: Params, share: Survival) -> Works:
         share: which part is right when clean, and so attacked.
 
     Returns:
-        Clean and adversarial predictions of every method that has a lambda of its own.
+        Clean and adversarial predictions of every setting that is tried.
     """
     images, batch = params.slices.select, params.attack.evaluate.batch_size
     batch = min(batch, images)
@@ -120,8 +121,20 @@ def select(params: Params, share: Survival) -> Works:
         Work(FORWARD, images + right, batch),
         *pgd(right, attack_budget(params, "select"), batch),
     ]
-    models = sum(not METHODS[name].matched for name in params.methods) * len(params.select.grid)
-    return times(models, one)
+    return times(settings_tried(params), one)
+
+
+def settings_tried(params: Params) -> int:
+    """Count the merges that stage ``select`` scores, at most.
+
+    Args:
+        params: ``methods`` and ``select.grid`` are read.
+
+    Returns:
+        Their number over all methods that are no controls.
+    """
+    free = [METHODS[name] for name in params.methods if not METHODS[name].matched]
+    return sum(trials(method, params.select.grid) for method in free)
 
 
 def evaluate(params: Params, classes: Classes, share: Survival) -> Works:

@@ -26,6 +26,7 @@ PREPARATIONS = {
     "ada_layer_mix": ("adamerging", "prepare_layer_mix"),
     "atlas": ("atlas", "prepare"),
     "concrete": ("concrete", "prepare"),
+    "concrete_am": ("concrete", "prepare_am"),
     "distac": ("distac", "prepare"),
 }
 

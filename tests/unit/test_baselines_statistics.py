@@ -94,6 +94,12 @@ def test_nan_is_refused(need):
 
 
 @every_rule
+def test_a_scaling_that_is_no_number_is_refused(need):
+    with pytest.raises(UserError, match="scaling is nan"):
+        type(RULES[need])(scaling=math.nan)
+
+
+@every_rule
 def test_missing_statistics_name_their_preparation(need):
     rule = type(RULES[need])()
     with pytest.raises(UserError, match=f"'{need}' lack .*: run 'pistole prepare {need}'"):
