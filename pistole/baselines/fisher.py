@@ -49,6 +49,7 @@ class Fisher(Rule):
         Raises:
             UserError: the floor is not positive, which would divide by 0.
         """
+        super().__post_init__()
         if not self.floor > 0:
             raise UserError(f"fisher floor is {self.floor}: give a number > 0, such as {FLOOR:g}")
 

@@ -47,6 +47,7 @@ class Led(Rule):
         Raises:
             UserError: a rate is out of its range.
         """
+        super().__post_init__()
         for rate in self.rates:
             if not 0 <= rate <= 1:
                 raise UserError(f"led rates has {rate}: give shares in [0, 1]")

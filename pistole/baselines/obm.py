@@ -55,6 +55,7 @@ class Obm(Rule):
         Raises:
             UserError: a value is out of its range.
         """
+        super().__post_init__()
         require_choice("obm saliency", self.saliency, SALIENCIES)
         if not 0 <= self.share <= 1:
             raise UserError(f"obm share is {self.share}: give a share in [0, 1]")

@@ -53,6 +53,7 @@ class RegMean(Rule):
         Raises:
             UserError: a value is out of its range.
         """
+        super().__post_init__()
         require_choice("regmean convolutions", self.convolutions, CONVOLUTIONS)
         if not 0 <= self.off_diagonal <= 1:
             raise UserError(f"regmean off_diagonal is {self.off_diagonal}: give a number in [0, 1]")

@@ -16,6 +16,7 @@ from pistole.baselines.options import require_number
 from pistole.errors import UserError
 from pistole.method.vectors import Params, Real, require_finite, require_same_layout
 
+SOURCES = ("natural", "robust")  # of task vectors, in order
 Walk = Callable[[], Iterator[tuple[str, list[Tensor]]]]
 
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
+from pistole.baselines.rule import SOURCES
 from pistole.errors import UserError
 from pistole.method.vectors import Real
-
-SOURCES = ("natural", "robust")
 
 
 def source_named(number: int) -> str:

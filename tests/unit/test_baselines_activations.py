@@ -113,6 +113,7 @@ def test_attention_with_returned_maps_is_unchanged(batch_first):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, x = nn.MultiheadAttention(4, 2, batch_first=batch_first), torch.randn(2, 3, 4)
+        torch.nn.init.normal_(model.out_proj.bias)
     expected = model(x, x, x)
     with LinearInputs(dict(model.named_parameters()), lambda *seen: None):
         found = model(x, x, x)
