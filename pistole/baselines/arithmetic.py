@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ class TaskArithmetic(Rule):
     official repository for two tasks.
     """
 
+    elementwise: ClassVar[bool] = True
     scaling: float = 0.4
 
     def tensor(  # noqa: D102
