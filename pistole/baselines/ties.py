@@ -1,0 +1,148 @@
+"""TIES-Merging (Yadav et al., NeurIPS 2023; docs/method.md C)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pistole.baselines.options import require_share
+from pistole.baselines.quantile import tensor_threshold, top_thresholds
+from pistole.baselines.rule import Rule, Walk
+from pistole.errors import require_choice
+from pistole.method.vectors import Real
+
+REDUCES = ("mean", "sum")
+SCOPES = ("vector", "tensor")
+ZERO_SIGNS = ("majority", "positive", "none")
+
+
+@dataclass(frozen=True)
+class Election:
+    """What TIES knows of the whole vectors.
+
+    Attributes:
+        thresholds: per vector the least magnitude that is kept; None if every tensor has its own.
+        sign: taken where the trimmed vectors sum to 0: -1, 0 (keep nothing) or 1.
+    """
+
+    thresholds: tuple[float, ...] | None
+    sign: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ties(Rule):
+    """theta_0 + alpha reduce_t { u_t : sgn u_t = sgn sum_s u_s }, u_t = w_t trim(tau_t).
+
+    trim keeps the ``density`` d coordinates of largest magnitude of a vector of d coordinates,
+    rounded down and at least one; all that tie with the last of them stay, so that no order of
+    tensors counts. ``reduce``: the mean over the kept entries that agree with the elected sign
+    (the paper), or their ``sum`` (FusionBench). A weight of 0 takes the vector out of the mean.
+
+    Data need: none. Defaults: top 20%, alpha 1, mean: the paper's. The official code keeps one
+    coordinate more, d - k + 1 of them for kthvalue's k, and gives zero sums the sign of the
+    majority of the whole vector's elected signs; the latter is kept (``zero_sign``), for Hugging
+    Face's peft and for mergekit zero sums are ``positive``. mergekit trims each tensor for itself
+    (``scope`` ``tensor``). With two vectors a conflict goes to the larger magnitude.
+    """
+
+    density: float = 0.2
+    reduce: str = "mean"
+    scope: str = "vector"
+    zero_sign: str = "majority"
+
+    def __post_init__(self) -> None:  # noqa: D105
+        super().__post_init__()
+        require_share("density", self.density)
+        require_choice("reduce", self.reduce, REDUCES)
+        require_choice("scope", self.scope, SCOPES)
+        require_choice("zero_sign", self.zero_sign, ZERO_SIGNS)
+
+    def survey(self, walk: Walk, weights: Sequence[Real]) -> Election:
+        """Find the thresholds in two passes, and the majority sign in one more.
+
+        Args:
+            walk: gives the task vectors tensor by tensor.
+            weights: of the vectors.
+
+        Returns:
+            Thresholds and sign.
+        """
+        thresholds = None
+        if self.scope == "vector" and self.density < 1:
+            thresholds = tuple(top_thresholds(_rows(walk), self.density))
+        signs = {"positive": 1.0, "none": 0.0}
+        if self.zero_sign in signs:
+            return Election(thresholds, signs[self.zero_sign])
+        surplus = 0
+        for _, deltas in walk():
+            totals = sum_of(self._trimmed(deltas, weights, thresholds))
+            surplus += int((totals > 0).sum()) - int((totals < 0).sum())
+        return Election(thresholds, float((surplus > 0) - (surplus < 0)))
+
+    def _trimmed(
+        self,
+        deltas: Sequence[Tensor],
+        weights: Sequence[Real],
+        thresholds: Sequence[float] | None,
+    ) -> list[Tensor]:
+        """Trim and weigh; a positive factor does not change which magnitudes are largest."""
+        if self.density == 1 or not deltas[0].numel():
+            return [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
+        limits = thresholds or [tensor_threshold(delta, self.density) for delta in deltas]
+        return [
+            (delta * weight).masked_fill_(delta.abs() < limit, 0)
+            for delta, weight, limit in zip(deltas, weights, limits, strict=True)
+        ]
+
+    def tensor(  # noqa: D102
+        self,
+        name: str,
+        base: Tensor,
+        deltas: Sequence[Tensor],
+        weights: Sequence[Real],
+        survey: Any,
+    ) -> Tensor:
+        trimmed = self._trimmed(deltas, weights, survey.thresholds)
+        return base + self.scaling * elect(trimmed, survey.sign, self.reduce)
+
+
+def _rows(walk: Walk) -> Callable[[], Iterator[Sequence[Tensor]]]:
+    return lambda: (deltas for _, deltas in walk())
+
+
+def sum_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Add tensors of one shape in their order.
+
+    Args:
+        tensors: at least one.
+
+    Returns:
+        A new tensor.
+    """
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total += tensor
+    return total
+
+
+def elect(tensors: Sequence[Tensor], zero_sign: float, reduce: str) -> Tensor:
+    """Merge the entries that agree with the sign of the sum (docs/method.md C, TIES).
+
+    Args:
+        tensors: trimmed and weighted, one per vector, of one shape.
+        zero_sign: taken where the sum is 0.
+        reduce: ``mean`` over the agreeing entries that are not 0, or ``sum``.
+
+    Returns:
+        The merged entries; 0 where none agrees.
+    """
+    signs = sum_of(tensors).sign_()
+    signs.masked_fill_(signs == 0, zero_sign)
+    merged, count = torch.zeros_like(signs), torch.zeros_like(signs)
+    for tensor in tensors:
+        agrees = tensor * signs > 0
+        merged += tensor.masked_fill(~agrees, 0)
+        count += agrees
+    return merged / count.clamp_(min=1) if reduce == "mean" else merged
