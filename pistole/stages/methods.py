@@ -7,11 +7,15 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from pistole.baselines.arithmetic import TaskArithmetic
+from pistole.baselines.linear import Linear
 from pistole.baselines.rule import Rule
+from pistole.baselines.ties import Ties
 from pistole.errors import UserError
 
 RULES: dict[str, type[Rule]] = {  # those that need no data
+    "linear": Linear,
     "task_arithmetic": TaskArithmetic,
+    "ties": Ties,
 }
 WORDS = {"true": True, "false": False}
 

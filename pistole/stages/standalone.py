@@ -25,7 +25,7 @@ from pistole.stages.pairing import (
     matching,
     require_new_place,
 )
-from pistole.stages.streaming import Ingredient, Plan, difference_parts, merged_parts
+from pistole.stages.streaming import Ingredient, Plan, difference_parts, merged_parts, one_thread
 
 SUFFIX = ".safetensors"
 WEIGHTS = {  # in a folder, where each library looks for them
@@ -53,6 +53,7 @@ def merge(method: str, rule: Rule, request: Request) -> dict[str, Any]:
     places = [*request.models, *request.vectors]
     weights = list(request.weights) or [1.0] * len(places)
     with ExitStack() as stack:
+        stack.enter_context(one_thread())
         opened = [
             stack.enter_context(open_model(place, allow_pickle=request.allow_pickle))
             for place in (request.base, *places)
@@ -99,6 +100,7 @@ def subtract(request: Request) -> dict[str, Any]:
         raise UserError("a task vector is of one model: give --model once")
     require_new_place(request)
     with (
+        one_thread(),
         open_model(request.base, allow_pickle=request.allow_pickle) as base,
         open_model(request.models[0], allow_pickle=request.allow_pickle) as model,
     ):

@@ -5,6 +5,7 @@ by itself, one tensor of every model where it does not. The bytes are those of t
 models in memory (:meth:`pistole.baselines.rule.Rule.__call__`).
 """
 
+import contextlib
 import itertools
 import math
 from collections import deque
@@ -125,6 +126,24 @@ def require_finite_values(values: Tensor, what: str, remedy: str) -> None:
     # One pass without a mask: NaN goes through to both ends.
     if values.numel() and not all(math.isfinite(end) for end in torch.aminmax(values)):
         raise UserError(f"{what} is not finite (NaN or infinity): {remedy}")
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch work in one thread within the block.
+
+    Parts are too small to divide, and reading with merging, hashing and writing are threads of
+    their own. On a shared machine, waiting for torch's second thread takes many times the work.
+
+    Yields:
+        Nothing.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def merged_parts(
