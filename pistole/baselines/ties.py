@@ -15,6 +15,7 @@ from pistole.method.vectors import Real
 
 REDUCES = ("mean", "sum")
 SCOPES = ("vector", "tensor")
+PIECE = 1 << 18  # coordinates of a survey's step: no copies of whole tensors
 ZERO_SIGNS = ("majority", "positive", "none")
 
 
@@ -97,8 +98,10 @@ class Ties(Rule):
             return Election(thresholds, by_tensor, signs[self.zero_sign])
         surplus, found = 0, Election(thresholds, by_tensor, 0.0)
         for name, deltas in walk():
-            totals = sum_of(_trimmed(deltas, weights, found.limits(name)))
-            surplus += int((totals > 0).sum()) - int((totals < 0).sum())
+            pieces = zip(*(delta.reshape(-1).split(PIECE) for delta in deltas), strict=True)
+            for piece in pieces:
+                totals = sum_of(_trimmed(piece, weights, found.limits(name)))
+                surplus += int((totals > 0).sum()) - int((totals < 0).sum())
         return replace(found, sign=float((surplus > 0) - (surplus < 0)))
 
     def tensor(  # noqa: D102
