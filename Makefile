@@ -9,7 +9,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-
 .DEFAULT_GOAL := help
 PROFILE ?= local
 
-.PHONY: help env env-dev repro cluster cluster-report pretrain mutate test test-slurm test-crate test-server rehearse lint lint-workflow lock schema ui clean
+.PHONY: help env env-dev repro cluster cluster-report pretrain mutate test test-slurm test-crate test-parity test-server rehearse lint lint-workflow lock schema ui clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -61,6 +61,14 @@ test-crate: env-dev .venv-provenance/.done  ## `pistole crate` against the publi
 	$(UV) pip install --quiet --python .venv-provenance/bin/python --no-deps --require-hashes --no-config -r envs/provenance.txt
 	touch $@
 
+test-parity: env-dev .venv-parity/.done  ## the merging rules against mergekit and peft
+	$(RUN) python -m pytest -rs tests/parity/test_merging_parity.py
+
+.venv-parity/.done: $(VENV)/.uv envs/parity.txt
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-parity
+	$(UV) pip install --quiet --python .venv-parity/bin/python --no-deps --require-hashes --no-config -r envs/parity.txt
+	touch $@
+
 rehearse: env-dev  ## every stage once on a ViT-B/32 with random weights (many minutes)
 	$(RUN) python -m pytest -m rehearsal -rs tests/e2e/test_rehearsal.py
 
@@ -93,9 +101,9 @@ ui: env          ## open the MLflow store in a browser
 	MLFLOW_DISABLE_TELEMETRY=true $(RUN) mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 lock: $(VENV)/.uv    ## resolve envs/*.in again into the hashed locks
-	cd envs && for name in uv runtime dev provenance; do $(UV) pip compile $$name.in --override overrides.txt --universal \
+	cd envs && for name in uv runtime dev provenance parity; do $(UV) pip compile $$name.in --override overrides.txt --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	  --annotation-style line --quiet -o $$name.txt || exit 1; done
 
 clean:           ## remove the environment and caches (artifacts stay)
-	rm -rf $(VENV) .venv-provenance mutants .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-provenance .venv-parity mutants .pytest_cache .ruff_cache .hypothesis

@@ -55,10 +55,11 @@ class Ties(Rule):
     (the paper), or their ``sum`` (FusionBench). A weight of 0 takes the vector out of the mean.
 
     Data need: none. Defaults: top 20%, alpha 1, mean: the paper's. The official code keeps one
-    coordinate more, d - k + 1 of them for kthvalue's k, and gives zero sums the sign of the
-    majority of the whole vector's elected signs; the latter is kept (``zero_sign``), for Hugging
-    Face's peft and for mergekit zero sums are ``positive``. mergekit trims each tensor for itself
-    (``scope`` ``tensor``). With two vectors a conflict goes to the larger magnitude.
+    coordinate more, d - k + 1 of them for kthvalue's k. A sum of 0 takes the sign of the majority
+    of the whole vector's elected signs, as there (``zero_sign``); without a majority nothing is
+    kept, where the official code keeps the negative entries. For peft and mergekit zero sums are
+    ``positive``, and they trim each tensor for itself (``scope`` ``tensor``). With two vectors a
+    conflict goes to the larger magnitude.
     """
 
     elementwise: ClassVar[bool] = True
