@@ -42,6 +42,7 @@ class Signed(Rule):
         signs: one per vector, so that their number is fixed (class attribute).
     """
 
+    elementwise: ClassVar[bool] = True
     form: ClassVar[str]
     signs: ClassVar[tuple[int, ...]]
 

@@ -21,21 +21,27 @@ from pistole.stages.standalone import merge
 from tests.unit.own_checkpoints import OPEN_CLIP, state_of, tower_of, write_shards
 
 BIG = {**OPEN_CLIP, "visual.mlp.weight": (64, 37), "visual.mlp.bias": (37,), "visual.none": (0, 3)}
-WEIGHTS = [0.3, 0.9]
+WEIGHTS = [0.3, 0.9, 0.4]
+COUNT = {"task_negation": 1, "task_analogy": 3}  # of models, where a method has its own
 VARIANTS: list[tuple[str, tuple[str, ...]]] = [
     *((name, ()) for name in sorted(RULES)),
+    ("breadcrumbs", ("variant=layer",)),
+    ("consensus", ("agree=1", "lams=0.3,0.5")),
+    ("dare", ("then=ties", "seed=3")),
     ("ties", ("scope=tensor", "zero_sign=positive")),
     ("ties", ("density=1", "reduce=sum")),
 ]
 
 
-def write_three(folder: Path, dtype=torch.float32, shards: Sequence[int] = (0, 0, 0)) -> list[Path]:
-    """A base and two models, as files or in shards."""
+def write_models(
+    folder: Path, dtype=torch.float32, *, shards: Sequence[int] = (0, 0, 0, 0), count: int = 2
+) -> list[Path]:
+    """A base and models, as files or in shards."""
     places = []
-    for seed, count in enumerate(shards):
+    for seed, pieces in enumerate(shards[: count + 1]):
         state = state_of(BIG, seed, dtype)
-        if count:
-            places.append(write_shards(folder / f"{seed}-{count}", state, count=count))
+        if pieces:
+            places.append(write_shards(folder / f"{seed}-{pieces}", state, count=pieces))
         else:
             places.append(folder / f"{seed}.safetensors")
             save_file(state, places[-1])
@@ -43,16 +49,17 @@ def write_three(folder: Path, dtype=torch.float32, shards: Sequence[int] = (0, 0
 
 
 def merged(places: Sequence[Path], out: Path, rule: Rule, **more) -> bytes:
-    request = Request(base=places[0], models=places[1:], weights=WEIGHTS, out=out, **more)
+    weights = WEIGHTS[: len(places) - 1]
+    request = Request(base=places[0], models=places[1:], weights=weights, out=out, **more)
     merge("rule", rule, request)
     return out.read_bytes()
 
 
-def in_memory(rule: Rule, dtype=torch.float32) -> dict[str, torch.Tensor]:
+def in_memory(rule: Rule, dtype, count: int) -> dict[str, torch.Tensor]:
     """The same merge of the visual tower by the rule itself."""
-    base, one, two = (tower_of(state_of(BIG, seed, dtype)) for seed in range(3))
+    base, *fine = (tower_of(state_of(BIG, seed, dtype)) for seed in range(count + 1))
     theta_0 = {name: value.float() for name, value in base.items()}
-    theta = rule(theta_0, [task_vector(one, base), task_vector(two, base)], WEIGHTS)
+    theta = rule(theta_0, [task_vector(theta, base) for theta in fine], WEIGHTS[:count])
     return {name: value.to(dtype) for name, value in theta.items()}
 
 
@@ -63,10 +70,10 @@ def test_streamed_is_in_memory_to_the_bit(
     tmp_path: Path, monkeypatch, name: str, settings: tuple[str, ...], part: int, dtype: torch.dtype
 ):
     monkeypatch.setattr(streaming, "PART", part)
-    rule = rule_named(name, settings)
-    merged(write_three(tmp_path, dtype), tmp_path / "out.safetensors", rule)
+    rule, count = rule_named(name, settings), COUNT.get(name, 2)
+    merged(write_models(tmp_path, dtype, count=count), tmp_path / "out.safetensors", rule)
     loaded, base = load_file(tmp_path / "out.safetensors"), state_of(BIG, 0, dtype)
-    expected = {f"visual.{n}": v for n, v in in_memory(rule, dtype).items()}
+    expected = {f"visual.{n}": v for n, v in in_memory(rule, dtype, count).items()}
     assert loaded.keys() == base.keys()
     for key, value in loaded.items():
         wanted = expected.get(key, base[key])
@@ -81,11 +88,11 @@ def test_streamed_is_in_memory_to_the_bit(
 def test_runs_threads_and_shards_give_the_same_bytes(
     tmp_path: Path, name: str, settings: tuple[str, ...]
 ):
-    rule = rule_named(name, settings)
+    rule, count, out = rule_named(name, settings), COUNT.get(name, 2), tmp_path / "o.safetensors"
     made = []
-    for threads, shards in ((1, (0, 0, 0)), (1, (0, 0, 0)), (2, (3, 0, 2))):
+    for threads, shards in ((1, (0, 0, 0, 0)), (1, (0, 0, 0, 0)), (2, (3, 0, 2, 0))):
         torch.set_num_threads(threads)
-        made.append(merged(write_three(tmp_path, shards=shards), tmp_path / "o.safetensors", rule))
+        made.append(merged(write_models(tmp_path, shards=shards, count=count), out, rule))
     assert made[0] == made[1] == made[2]
 
 
@@ -93,15 +100,18 @@ def test_runs_threads_and_shards_give_the_same_bytes(
 def test_task_vectors_merge_like_the_models_that_they_come_from(
     tmp_path: Path, name: str, settings: tuple[str, ...]
 ):
-    rule, places = rule_named(name, settings), write_three(tmp_path)
+    rule, count = rule_named(name, settings), COUNT.get(name, 2)
+    places = write_models(tmp_path, count=count)
     base, *fine = (tower_of(load_file(place)) for place in places)
-    taus = [tmp_path / f"tau{number}.safetensors" for number in (1, 2)]
+    taus = [tmp_path / f"tau{number}.safetensors" for number in range(count)]
     for tau, theta in zip(taus, fine, strict=True):
         save_tensors(tau, task_vector(theta, base), {"source": "natural", "base_digest": "x"})
     from_models = merged(places, tmp_path / "a.safetensors", rule)
-    request = Request(base=places[0], vectors=taus, weights=WEIGHTS, out=tmp_path / "b.safetensors")
+    request = Request(
+        base=places[0], vectors=taus, weights=WEIGHTS[:count], out=tmp_path / "b.safetensors"
+    )
     merge("rule", rule, request)
-    assert request.out.read_bytes() == from_models
+    assert out.read_bytes() == from_models
 
 
 class Sizes:
@@ -124,7 +134,7 @@ def test_an_elementwise_rule_reads_no_more_than_a_part_at_a_time(tmp_path: Path,
     from pistole.models.families import open_model
 
     monkeypatch.setattr(streaming, "PART", 100)
-    places, largest = write_three(tmp_path), []
+    places, largest = write_models(tmp_path), []
     with ExitStack() as stack:
         states = [
             {
@@ -147,7 +157,7 @@ def test_an_elementwise_rule_reads_no_more_than_a_part_at_a_time(tmp_path: Path,
 def test_a_value_that_is_not_finite_is_refused_and_nothing_written(
     tmp_path: Path, number: int, bad: float
 ):
-    places = write_three(tmp_path)
+    places = write_models(tmp_path)
     state = load_file(places[number])
     state["visual.mlp.weight"][63, 36] = bad
     save_file(state, places[number])
@@ -158,7 +168,7 @@ def test_a_value_that_is_not_finite_is_refused_and_nothing_written(
 
 
 def test_a_sum_that_the_output_dtype_cannot_hold_is_refused(tmp_path: Path):
-    places = write_three(tmp_path)
+    places = write_models(tmp_path)
     rule = rule_named("task_arithmetic", ["scaling=1e6"])
     with pytest.raises(UserError, match=r"in torch\.float16 is not finite.*--dtype float32"):
         merged(places, tmp_path / "out.safetensors", rule, dtype="float16")
