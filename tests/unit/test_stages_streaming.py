@@ -111,7 +111,7 @@ def test_task_vectors_merge_like_the_models_that_they_come_from(
         base=places[0], vectors=taus, weights=WEIGHTS[:count], out=tmp_path / "b.safetensors"
     )
     merge("rule", rule, request)
-    assert out.read_bytes() == from_models
+    assert (tmp_path / "b.safetensors").read_bytes() == from_models
 
 
 class Sizes:
