@@ -19,6 +19,7 @@ class TaskArithmetic(Rule):
     official repository for two tasks.
     """
 
+    elementwise: ClassVar[bool] = True
     scaling: float = 0.4
 
     def tensor(  # noqa: D102
@@ -41,6 +42,7 @@ class Signed(Rule):
         signs: one per vector, so that their number is fixed (class attribute).
     """
 
+    elementwise: ClassVar[bool] = True
     form: ClassVar[str]
     signs: ClassVar[tuple[int, ...]]
 

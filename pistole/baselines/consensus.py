@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class Consensus(Rule):
     which each task takes its best; alpha = 0.4, that of task arithmetic here.
     """
 
+    elementwise: ClassVar[bool] = True
     scaling: float = 0.4
     agree: int = 2
     lams: float | tuple[float, ...] = 0.4

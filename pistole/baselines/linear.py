@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -19,6 +19,8 @@ class Linear(Rule):
     lambda and 1 - lambda it is :func:`vanilla`. Data need: none. At weights (1, 1) it adds both
     vectors whole.
     """
+
+    elementwise: ClassVar[bool] = True
 
     def tensor(  # noqa: D102
         self,

@@ -28,11 +28,15 @@ class Rule(ABC):
         scaling: factor of what is added to the base.
         needs: name of the statistics that the method reads (class attribute); None if it merges
             from the vectors alone.
+        elementwise: whether :meth:`tensor` merges each coordinate by itself, given the survey, with
+            operations that round alike in a part of a tensor and in the whole (no sum over
+            coordinates, no random draw, no fused multiply-add). A part at a time is then enough.
         statistics: what a preparation measured; ``natural/TENSOR`` and ``robust/TENSOR`` by the
             source, or other names that the method's own module states.
     """
 
     needs: ClassVar[str | None] = None
+    elementwise: ClassVar[bool] = False
     scaling: float = 1.0
     statistics: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 

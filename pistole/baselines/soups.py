@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -20,6 +20,8 @@ class UniformSoup(Rule):
 
     Data need: none. Default: alpha 1, a mean of models and nothing else.
     """
+
+    elementwise: ClassVar[bool] = True
 
     def survey(self, walk: Walk, weights: Sequence[Real]) -> float:
         """Add the weights up.
@@ -60,6 +62,7 @@ class RobustnessSoup(Rule):
     (:func:`affine_grid`). Default: 1/2 for each of two, the uniform soup; no code is published.
     """
 
+    elementwise: ClassVar[bool] = True
     coefficients: tuple[float, ...] = (0.5, 0.5)
 
     def __post_init__(self) -> None:  # noqa: D105

@@ -1,8 +1,8 @@
 """TIES-Merging (Yadav et al., NeurIPS 2023; docs/method.md C)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from pistole.method.vectors import Real
 
 REDUCES = ("mean", "sum")
 SCOPES = ("vector", "tensor")
+PIECE = 1 << 18  # coordinates of a survey's step: no copies of whole tensors
 ZERO_SIGNS = ("majority", "positive", "none")
 
 
@@ -23,12 +24,25 @@ class Election:
     """What TIES knows of the whole vectors.
 
     Attributes:
-        thresholds: per vector the least magnitude that is kept; None if every tensor has its own.
+        thresholds: per vector the least magnitude that is kept; empty if all are.
+        by_tensor: the same for each tensor that has its own, by name.
         sign: taken where the trimmed vectors sum to 0: -1, 0 (keep nothing) or 1.
     """
 
-    thresholds: tuple[float, ...] | None
+    thresholds: tuple[float, ...]
+    by_tensor: Mapping[str, tuple[float, ...]]
     sign: float
+
+    def limits(self, name: str) -> tuple[float, ...]:
+        """Return a tensor's thresholds.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            One per vector; empty if everything is kept.
+        """
+        return self.by_tensor.get(name, self.thresholds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +62,7 @@ class Ties(Rule):
     conflict goes to the larger magnitude.
     """
 
+    elementwise: ClassVar[bool] = True
     density: float = 0.2
     reduce: str = "mean"
     scope: str = "vector"
@@ -61,7 +76,7 @@ class Ties(Rule):
         require_choice("zero_sign", self.zero_sign, ZERO_SIGNS)
 
     def survey(self, walk: Walk, weights: Sequence[Real]) -> Election:
-        """Find the thresholds in two passes, and the majority sign in one more.
+        """Find the thresholds in two passes (one if each tensor has its own), the sign in one more.
 
         Args:
             walk: gives the task vectors tensor by tensor.
@@ -70,32 +85,25 @@ class Ties(Rule):
         Returns:
             Thresholds and sign.
         """
-        thresholds = None
-        if self.scope == "vector" and self.density < 1:
+        thresholds, by_tensor = (), {}
+        if self.density < 1 and self.scope == "vector":
             thresholds = tuple(top_thresholds(_rows(walk), self.density))
+        elif self.density < 1:
+            by_tensor = {
+                name: tuple(tensor_threshold(delta, self.density) for delta in deltas)
+                for name, deltas in walk()
+                if deltas[0].numel()
+            }
         signs = {"positive": 1.0, "none": 0.0}
         if self.zero_sign in signs:
-            return Election(thresholds, signs[self.zero_sign])
-        surplus = 0
-        for _, deltas in walk():
-            totals = sum_of(self._trimmed(deltas, weights, thresholds))
-            surplus += int((totals > 0).sum()) - int((totals < 0).sum())
-        return Election(thresholds, float((surplus > 0) - (surplus < 0)))
-
-    def _trimmed(
-        self,
-        deltas: Sequence[Tensor],
-        weights: Sequence[Real],
-        thresholds: Sequence[float] | None,
-    ) -> list[Tensor]:
-        """Trim and weigh; a positive factor does not change which magnitudes are largest."""
-        if self.density == 1 or not deltas[0].numel():
-            return [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-        limits = thresholds or [tensor_threshold(delta, self.density) for delta in deltas]
-        return [
-            (delta * weight).masked_fill_(delta.abs() < limit, 0)
-            for delta, weight, limit in zip(deltas, weights, limits, strict=True)
-        ]
+            return Election(thresholds, by_tensor, signs[self.zero_sign])
+        surplus, found = 0, Election(thresholds, by_tensor, 0.0)
+        for name, deltas in walk():
+            pieces = zip(*(delta.reshape(-1).split(PIECE) for delta in deltas), strict=True)
+            for piece in pieces:
+                totals = sum_of(_trimmed(piece, weights, found.limits(name)))
+                surplus += int((totals > 0).sum()) - int((totals < 0).sum())
+        return replace(found, sign=float((surplus > 0) - (surplus < 0)))
 
     def tensor(  # noqa: D102
         self,
@@ -105,8 +113,21 @@ class Ties(Rule):
         weights: Sequence[Real],
         survey: Any,
     ) -> Tensor:
-        trimmed = self._trimmed(deltas, weights, survey.thresholds)
+        trimmed = _trimmed(deltas, weights, survey.limits(name))
         return base + self.scaling * elect(trimmed, survey.sign, self.reduce)
+
+
+def _trimmed(
+    deltas: Sequence[Tensor], weights: Sequence[Real], limits: Sequence[float]
+) -> list[Tensor]:
+    """Trim and weigh; a positive factor does not change which magnitudes are largest."""
+    weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
+    if not limits:
+        return weighted
+    return [
+        product.masked_fill_(delta.abs() < limit, 0)
+        for product, delta, limit in zip(weighted, deltas, limits, strict=True)
+    ]
 
 
 def _rows(walk: Walk) -> Callable[[], Iterator[Sequence[Tensor]]]:

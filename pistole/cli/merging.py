@@ -24,6 +24,22 @@ from pistole.cli.common import (
     app,
     stage_command,
 )
+from pistole.cli.standalone import (
+    AsJson,
+    Format,
+    Models,
+    OutDtype,
+    OwnBase,
+    OwnMethod,
+    OwnPickle,
+    OwnVectors,
+    Scope,
+    Settings,
+    Weights,
+    merge_own,
+    require_alone,
+)
+from pistole.errors import UserError
 
 
 @app.command()
@@ -114,8 +130,11 @@ def select(
 
 @app.command()
 def merge(
-    method: Annotated[str, typer.Argument(help="a name of methods in params.yaml")],
-    base: Base = BASE,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="METHOD", help="a name of methods in params.yaml; or --method"),
+    ] = None,
+    base: OwnBase = None,
     natural: Natural = VECTORS["natural"],
     robust: Robust = VECTORS["robust"],
     masks: Annotated[Path | None, typer.Option(help="folder of 'pistole masks'")] = MASKS,
@@ -125,14 +144,49 @@ def merge(
     out: Annotated[Path | None, typer.Option(help="default: artifacts/merged/METHOD")] = None,
     prepared: Prepared = PREPARED,
     params: ParamsFile = PARAMS,
+    method: OwnMethod = None,
+    models: Models = None,
+    vectors: OwnVectors = None,
+    weights: Weights = None,
+    settings: Settings = None,
+    scope: Scope = None,
+    form: Format = None,
+    dtype: OutDtype = None,
+    allow_pickle: OwnPickle = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Merge a natural and a robust task vector into one visual tower."""
-    target = out or ARTIFACTS / "merged" / method
+    """Merge two task vectors of a project, or (--method) checkpoints of your own."""
+    if method is not None:
+        require_alone("--method", {f"METHOD {name}": name, "--lambda": lam})
+        merge_own(
+            method,
+            settings or [],
+            as_json=as_json,
+            base=base,
+            out=out,
+            models=models or [],
+            vectors=vectors or [],
+            weights=weights or [],
+            scope=scope,
+            form=form,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+        )
+        return
+    if name is None:
+        raise UserError(
+            "no method: name one of params.yaml, or merge checkpoints of your own with --method"
+        )
+    own = {"--model": models, "--vector": vectors, "--weight": weights, "--set": settings}
+    own |= {"--scope": scope, "--format": form, "--dtype": dtype}
+    own |= {"--allow-pickle": allow_pickle, "--json": as_json}
+    require_alone(f"METHOD {name}, of params.yaml,", own)
+    target = out or ARTIFACTS / "merged" / name
     stage_command(
         params,
-        f"merge@{method}",
+        f"merge@{name}",
         lambda stage, p, run: stage.run(
-            p, method, base, natural, robust, masks, select, target, lam, prepared
+            p, name, base or BASE, natural, robust, masks, select, target, lam, prepared
         ),
     )
 

@@ -76,6 +76,16 @@ def test_thresholds_keep_exactly_the_share_of_distinct_magnitudes(share):
     assert tensor_threshold(row, share) == threshold
 
 
+def test_a_large_tensor_is_counted_and_gives_the_same_threshold(monkeypatch):
+    row = torch.randn(200, generator=torch.Generator().manual_seed(0)).bfloat16()
+    selected = tensor_threshold(row.view(10, 20), 0.3)
+    monkeypatch.setattr(quantile, "LARGE", 100)
+    monkeypatch.setattr(quantile, "top_thresholds", lambda rows, share: calls.append(share) or ties)
+    calls, ties = [], top_thresholds(lambda: iter([[row.view(10, 20)]]), 0.3)
+    assert tensor_threshold(row.view(10, 20), 0.3) == selected == ties[0]
+    assert calls == [0.3]
+
+
 @pytest.mark.parametrize(
     ("share", "size", "count"), [(0.2, 5, 1), (0.2, 4, 1), (0.5, 5, 2), (1, 7, 7), (1e-9, 3, 1)]
 )
