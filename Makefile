@@ -9,7 +9,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-
 .DEFAULT_GOAL := help
 PROFILE ?= local
 
-.PHONY: help env env-dev repro cluster cluster-report pretrain mutate test test-slurm test-crate test-parity test-server rehearse lint lint-workflow lock schema ui clean
+.PHONY: help env env-dev doctor docs repro cluster cluster-report pretrain mutate test test-slurm test-crate test-parity test-server rehearse lint lint-workflow lock schema ui clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -31,6 +31,9 @@ $(VENV)/.dev: $(VENV)/.runtime envs/dev.txt
 
 env: $(VENV)/.runtime    ## create the environment from the hashed lock
 env-dev: $(VENV)/.dev    ## the same with the test tools
+
+doctor: env      ## check environment, machine, data, locks, git and store
+	$(RUN) pistole doctor
 
 repro: env       ## run the whole DAG (dvc repro) and print the table
 	$(RUN) dvc repro
@@ -56,17 +59,16 @@ test-slurm: env-dev  ## the slurm profiles on a real Slurm of this machine (root
 test-crate: env-dev .venv-provenance/.done  ## `pistole crate` against the published profiles
 	$(RUN) python -m pytest -rs tests/e2e/test_provenance.py tests/e2e/test_travel.py
 
-.venv-provenance/.done: $(VENV)/.uv envs/provenance.txt
-	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-provenance
-	$(UV) pip install --quiet --python .venv-provenance/bin/python --no-deps --require-hashes --no-config -r envs/provenance.txt
-	touch $@
-
 test-parity: env-dev .venv-parity/.done  ## the merging rules against mergekit and peft
 	$(RUN) python -m pytest -rs tests/parity/test_merging_parity.py
 
-.venv-parity/.done: $(VENV)/.uv envs/parity.txt
-	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-parity
-	$(UV) pip install --quiet --python .venv-parity/bin/python --no-deps --require-hashes --no-config -r envs/parity.txt
+docs: .venv-docs/.done  ## build the site into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
+
+# Environments of their own, for programs whose pins are not ours.
+.venv-%/.done: $(VENV)/.uv envs/%.txt
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-$*
+	$(UV) pip install --quiet --python .venv-$*/bin/python --no-deps --require-hashes --no-config -r envs/$*.txt
 	touch $@
 
 rehearse: env-dev  ## every stage once on a ViT-B/32 with random weights (many minutes)
@@ -75,16 +77,17 @@ rehearse: env-dev  ## every stage once on a ViT-B/32 with random weights (many m
 test-server: env-dev  ## an MLflow server over PostgreSQL, eight stages at once (Debian's postgresql)
 	$(RUN) python -m pytest -m server -rs tests/e2e/server
 
-lint: env-dev    ## ruff, pyright on method/, import-linter, schema drift
+lint: env-dev    ## ruff, pyright on method/, import-linter, snakefmt, drift of what is generated
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) basedpyright
 	$(RUN) lint-imports
-	$(RUN) pistole schema --check
-
-lint-workflow: env-dev  ## snakemake --lint and snakefmt on workflow/Snakefile
-	$(RUN) snakemake --lint
 	$(RUN) snakefmt --check workflow/Snakefile
+	$(RUN) pistole schema --check
+	$(RUN) python envs/generate.py --check
+
+lint-workflow: env-dev  ## snakemake --lint on workflow/Snakefile, which asks DVC for the whole DAG
+	$(RUN) snakemake --lint
 
 mutate: env-dev  ## mutation testing of method/ (a quarter of an hour); lists the survivors
 	$(RUN) OMP_NUM_THREADS=1 mutmut run
@@ -94,16 +97,18 @@ pretrain: env    ## make the embedded base's weights again (half an hour) and re
 	$(RUN) DVC_STAGE=pretrain pistole pretrain
 	$(RUN) dvc commit --force pretrain
 
-schema: env      ## regenerate workflow/schemas/params.schema.json
+schema: env      ## write again what is generated: schema, docs/parameters.md, environment files
 	$(RUN) pistole schema
+	$(RUN) python envs/generate.py
 
 ui: env          ## open the MLflow store in a browser
 	MLFLOW_DISABLE_TELEMETRY=true $(RUN) mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 lock: $(VENV)/.uv    ## resolve envs/*.in again into the hashed locks
-	cd envs && for name in uv runtime dev provenance parity; do $(UV) pip compile $$name.in --override overrides.txt --universal \
+	cd envs && for name in uv runtime dev provenance parity docs; do $(UV) pip compile $$name.in --override overrides.txt --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	  --annotation-style line --quiet -o $$name.txt || exit 1; done
+	$(PYTHON) envs/generate.py
 
 clean:           ## remove the environment and caches (artifacts stay)
-	rm -rf $(VENV) .venv-provenance .venv-parity mutants .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-provenance .venv-parity .venv-docs site mutants .pytest_cache .ruff_cache .hypothesis

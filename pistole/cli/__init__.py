@@ -1,10 +1,19 @@
 """The command line: every node of dvc.yaml is one of these commands, with explicit paths."""
 
+from pistole.cli import cluster, data, doctor, lineage, merging, planning, project, sources
 from pistole.cli.common import app
+from pistole.cli.layout import arrange
 
-# Importing a module registers its commands; --help lists them in this order.
-# isort: off
-from pistole.cli import project, data, sources, merging, planning, lineage, cluster
-# isort: on
+arrange(app)
 
-__all__ = ["app", "cluster", "data", "lineage", "merging", "planning", "project", "sources"]
+__all__ = [
+    "app",
+    "cluster",
+    "data",
+    "doctor",
+    "lineage",
+    "merging",
+    "planning",
+    "project",
+    "sources",
+]

@@ -1,12 +1,13 @@
 """Commands around a run of workflow/Snakefile; the jobs themselves use none of them."""
 
+import json
 import os
 import sys
 from typing import Annotated
 
 import typer
 
-from pistole.cli.common import app
+from pistole.cli.common import AsJson, app
 from pistole.errors import UserError
 
 
@@ -18,6 +19,7 @@ def commit(
     track: Annotated[
         bool, typer.Option("--track", help="then write the MLflow runs that the store lacks")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write what a cluster run finished into dvc.lock, if its receipts are what is on disk."""
     from pistole.lineage import commit as work
@@ -30,14 +32,16 @@ def commit(
     refused = work.commit(".", chosen)
     for name, reason in refused.items():
         sys.stderr.write(f"refused {name}: {reason}: `dvc repro {name}` runs it again\n")
-    typer.echo(f"dvc.lock: {len(chosen) - len(refused)} stages committed, {len(refused)} refused")
+    counts = {"committed": sorted(chosen.keys() - refused.keys()), "refused": dict(refused)}
+    told = f"dvc.lock: {len(chosen) - len(refused)} stages committed, {len(refused)} refused"
+    typer.echo(json.dumps(counts, indent=2) if as_json else told)
     if track and os.environ.get("PISTOLE_TRACKING") != "receipts":
-        _track()
+        _track(as_json)
     if refused:
         raise typer.Exit(1)
 
 
-def _track() -> None:
+def _track(silent: bool) -> None:
     """Write the missing MLflow runs; a store that is down costs one line, never the commit."""
     from pistole.lineage.track import track
     from pistole.lineage.tracking import tracking_uri
@@ -51,4 +55,5 @@ def _track() -> None:
         return
     for reason in done.refused:
         say(f"warning: no MLflow run was written: {reason}")
-    typer.echo(f"mlflow: {done.written} runs written, {done.present} were there")
+    if not silent:
+        typer.echo(f"mlflow: {done.written} runs written, {done.present} were there")

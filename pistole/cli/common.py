@@ -1,22 +1,25 @@
 """What the commands share: the application, their options, and how a stage is run."""
 
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+import pistole
 from pistole import processes
+from pistole.cli.layout import Ordered
+from pistole.cli.running import DEBUG
 from pistole.errors import UserError
+from pistole.progress import QUIET, counting
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    help="Merge natural and robust CLIP task vectors with stability masks, reproducibly.",
-)
+app = typer.Typer(cls=Ordered, no_args_is_help=True, pretty_exceptions_enable=False)
 
+Project = Annotated[Path, typer.Option(help="folder of the DVC project")]
+HERE = Path()
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 ARTIFACTS = Path("artifacts")
 ParamsFile = Annotated[Path, typer.Option("--params", help="parameters of the run")]
 Base = Annotated[Path, typer.Option(help="folder of 'pistole base'")]
@@ -45,6 +48,31 @@ MASKS = ARTIFACTS / "masks"
 PREPARED = ARTIFACTS / "prepared"
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pistole {pistole.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="say nothing on the way but warnings")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="print the traceback of an unexpected error")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Merge natural and robust CLIP task vectors with stability masks, reproducibly."""
+    del version
+    for name, wanted in ((QUIET, quiet), (DEBUG, debug)):
+        if wanted:
+            os.environ[name] = "1"  # for the processes that the command starts, too
+
+
 def stage_command(
     params_file: Path, name: str, work: Callable[[Any, Any, Any], dict | None]
 ) -> None:
@@ -68,7 +96,7 @@ def stage_command(
     from pistole.params import load_params
 
     params = load_params(params_file)
-    with stage_run(name) as run:
+    with stage_run(name) as run, counting(f"stage {name}", None):
         # Imported here, while the process that records the stage imports mlflow.
         stage = importlib.import_module(f"pistole.stages.{module}")
         for key, value in (work(stage, params, run) or {}).items():

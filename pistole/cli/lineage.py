@@ -7,16 +7,13 @@ from typing import Annotated
 
 import typer
 
-from pistole.cli.common import PARAMS, ParamsFile, app
-
-Project = Annotated[Path, typer.Option(help="folder of the DVC project")]
-HERE = Path()
+from pistole.cli.common import HERE, PARAMS, AsJson, ParamsFile, Project, app
 
 
 @app.command()
 def audit(
     project: Project = HERE,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
     allow: Annotated[
         list[str] | None, typer.Option(help="a check whose findings are no failure; repeatable")
     ] = None,
@@ -32,7 +29,7 @@ def audit(
 
 
 @app.command()
-def track(project: Project = HERE) -> None:
+def track(project: Project = HERE, as_json: AsJson = False) -> None:
     """Write the MLflow runs that the store lacks, from the receipts of finished stages."""
     from pistole.lineage.track import track as write_missing
     from pistole.lineage.tracking import tracking_uri
@@ -41,7 +38,9 @@ def track(project: Project = HERE) -> None:
     done = write_missing(project, uri)
     for told in done.refused:
         typer.echo(f"refused: {told}", err=True)
-    typer.echo(f"{uri}: {done.written} runs written, {done.present} were there")
+    counts = {"uri": uri, "written": done.written, "present": done.present}
+    told = f"{uri}: {done.written} runs written, {done.present} were there"
+    typer.echo(json.dumps(counts | {"refused": list(done.refused)}) if as_json else told)
     raise typer.Exit(1 if done.refused else 0)
 
 
@@ -78,7 +77,7 @@ def diff(
     new: Annotated[
         str | None, typer.Argument(metavar="REV2", help="another; default: the files as they are")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
     project: Project = HERE,
 ) -> None:
     """Tell what differs in data, params, code and results, and which stages that made stale."""
@@ -100,6 +99,7 @@ def _give(text: str, out: Path | None) -> None:
 @app.command()
 def crate(
     out: Annotated[Path, typer.Argument(help="folder to write; it must not exist")],
+    as_json: AsJson = False,
     name: Annotated[str, typer.Option(help="title of the crate")] = "PISTOLE pipeline run",
     license_name: Annotated[
         str, typer.Option("--license", help="licence of the content: a URL, or words")
@@ -110,7 +110,8 @@ def crate(
     from pistole.lineage.crate import write_crate
 
     done = write_crate(project, out, name, license_name)
-    typer.echo(f"{out}: {done['stages']} stages, {done['files']} files, {done['bytes']} bytes")
+    told = f"{out}: {done['stages']} stages, {done['files']} files, {done['bytes']} bytes"
+    typer.echo(json.dumps({"folder": str(out), **done}) if as_json else told)
 
 
 statement_app = typer.Typer(

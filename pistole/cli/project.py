@@ -8,6 +8,7 @@ import typer
 from pistole.cli.common import (
     ARTIFACTS,
     PARAMS,
+    AsJson,
     ParamsFile,
     app,
     stage_command,
@@ -28,6 +29,7 @@ def params(
     needs: Annotated[
         Path | None, typer.Option(help="with --out: also write which methods need what prepared")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Validate params.yaml, all mistakes at once; --explain tells what each key means."""
     from pistole.stages import params as stage
@@ -35,7 +37,7 @@ def params(
     if out is not None:
         stage_command(file, "params", lambda module, p, run: module.run(p, out, needs))
     else:
-        stage.show(file, explain=explain and not check)
+        stage.show(file, explain=explain and not check, as_json=as_json)
 
 
 @app.command()
@@ -43,24 +45,26 @@ def schema(
     file: Annotated[Path, typer.Option(help="the exported schema")] = Path(
         "workflow/schemas/params.schema.json"
     ),
+    page: Annotated[Path, typer.Option(help="the page of all keys")] = Path("docs/parameters.md"),
     check: Annotated[
-        bool, typer.Option("--check", help="fail if the file is not up to date")
+        bool, typer.Option("--check", help="fail if a file is not up to date")
     ] = False,
 ) -> None:
-    """Export the JSON schema of params.yaml."""
+    """Export the JSON schema of params.yaml, and the page of all its keys."""
     from pistole.stages import params as stage
 
-    stage.export_schema(file, check=check)
+    stage.export_schema(file, page, check=check)
 
 
 @profile_app.command("list")
 def profile_list(
     folder: Annotated[Path, typer.Option(help="folder of profiles")] = Path("profiles"),
+    as_json: AsJson = False,
 ) -> None:
     """Show the profiles."""
     from pistole.stages import params as stage
 
-    stage.show_profiles(folder)
+    stage.show_profiles(folder, as_json=as_json)
 
 
 @profile_app.command("use")
@@ -89,8 +93,11 @@ def prune(params: ParamsFile = PARAMS, artifacts: Path = ARTIFACTS) -> None:
 @app.command()
 def show(
     report: Annotated[Path, typer.Option(help="folder of the report")] = Path("report"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the models' rows as JSON instead")
+    ] = False,
 ) -> None:
     """Print the table of the report."""
     from pistole.stages import show as stage
 
-    stage.run(report)
+    stage.run(report, as_json=as_json)

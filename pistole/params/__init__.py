@@ -9,6 +9,7 @@ from pistole.params.explaining import (
     schema_text,
 )
 from pistole.params.methods import METHODS, PREPARATIONS
+from pistole.params.page import check_page, page_text
 from pistole.params.profiles import find_profile, list_profiles, use_profile
 from pistole.params.reading import load_params
 from pistole.params.schema import CHECKS, SOURCES, Params
@@ -20,6 +21,7 @@ __all__ = [
     "SOURCES",
     "Params",
     "Row",
+    "check_page",
     "check_schema",
     "explain",
     "explain_all",
@@ -27,6 +29,7 @@ __all__ = [
     "json_schema",
     "list_profiles",
     "load_params",
+    "page_text",
     "schema_text",
     "use_profile",
 ]

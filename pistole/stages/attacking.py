@@ -14,6 +14,7 @@ from pistole.data.dataset import listed_subset
 from pistole.files import sha256_file, sha256_tensors
 from pistole.models.zeroshot import ZeroShotClassifier, parameters_of, resized, with_head
 from pistole.params import Params
+from pistole.progress import counting, shown
 from pistole.robust.ensemble import EnsembleSpec, Outcomes, evaluate
 from pistole.robust.guards import Ladder, climb, warnings
 from pistole.robust.journal import Journal
@@ -92,12 +93,14 @@ class Attacker:
         x, journal = self._pixels(images), None
         if self.journals is not None:
             journal = Journal(self.journals, self._bound_to(head, images, x))
-        result = evaluate(
-            *(head, x, images.labels, images.ids, self.spec),
-            seed=self.params.seed,
-            dataset=images.dataset,
-            journal=journal,
-        )
+        with counting(images.dataset, None) as advance:
+            result = evaluate(
+                *(head, x, images.labels, images.ids, self.spec),
+                seed=self.params.seed,
+                dataset=images.dataset,
+                on_batch=lambda attempt, batch, attacked: advance(attempt if shown() else ""),
+                journal=journal,
+            )
         table = pa.table({"dataset": [images.dataset] * len(images), **result.columns})
         line = _summary(images, result)
         if ladder and self.spec.eps > 0:

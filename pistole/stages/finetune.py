@@ -168,13 +168,16 @@ def _train(
         precision=knobs.precision,
     )
     key = derive(params.model_dump_json(), base_digest(base), images.digest, source)
+    per_epoch = max(len(images) // knobs.batch_size, 1)  # Batches refuses 0
+    epochs = -(-knobs.steps // per_epoch)
     with joined(device) as workers, counting(f"finetune {source}", knobs.steps) as advance:
         model = classifier(base, images.dataset, device)
 
         def told(step: int, metrics: dict[str, float]) -> None:
             noteworthy = step % LOG_EVERY == 0 or step == knobs.steps - 1
             if workers.leads:
-                advance(f"step {step + 1}, loss {metrics['loss']:.4f}" if noteworthy else "")
+                said = f"epoch {step // per_epoch + 1}/{epochs}, step {step + 1}"
+                advance(f"{said}, loss {metrics['loss']:.4f}" if noteworthy else "")
 
         curve = fit(
             model,

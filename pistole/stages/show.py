@@ -1,5 +1,6 @@
 """Command ``show``: the tables and verdicts of a finished run on the terminal."""
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -10,11 +11,12 @@ from pistole.report import terminal
 from pistole.report.rows import comparison_groups
 
 
-def run(report: Path) -> None:
+def run(report: Path, *, as_json: bool = False) -> None:
     """Print what ``metrics.json`` says and where the page is.
 
     Args:
         report: folder of stage ``report``.
+        as_json: print what ``metrics.json`` has of the profile, the models and the theory checks.
 
     Raises:
         UserError: there is no report, or an older version wrote it.
@@ -22,6 +24,10 @@ def run(report: Path) -> None:
     metrics = read_json(report / "metrics.json")
     if "controls" not in metrics:
         raise UserError(f"{report / 'metrics.json'} is of an older version: run stage report again")
+    if as_json:
+        shown = {key: metrics[key] for key in ("profile", "models", "theory")}
+        print(json.dumps(shown, indent=2))
+        return
     counts = next(iter(metrics["models"].values()))["n"].values()
     console = Console(highlight=False, markup=False)
     console.print(

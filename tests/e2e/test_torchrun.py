@@ -42,7 +42,7 @@ def test_two_processes_give_the_result_of_one_to_1e_5(alone):
         timeout=300,
     )
     assert told.returncode == 0, told.stdout
-    assert told.stdout.count("finetune robust: step 1, loss") == 1  # one process reports
+    assert told.stdout.count("finetune robust: epoch 1/1, step 1, loss") == 1  # one process reports
     one, two = (load_tensors(alone / n / "visual.safetensors")[0] for n in ("one", "two"))
     torch.testing.assert_close(two, one, atol=1e-5, rtol=0)
     base = load_tensors(alone / "artifacts/base/visual.safetensors")[0]

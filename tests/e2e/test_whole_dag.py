@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+import os
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pistole.cli import app
+from pistole.cli.layout import EXAMPLES
 from pistole.stages.theory import CHECKS
-from tests.e2e.micro import MODELS, ROOT, write_micro
+from tests.conftest import picture
+from tests.e2e.micro import MODELS, ROOT, status, write_micro
 
 TASKS = ("clutter", "shape")
 METHODS = tuple(name for name, place in MODELS.items() if place.startswith("merged/"))
@@ -106,3 +111,47 @@ def test_the_table_is_shown(finished: Path, monkeypatch, capsys: pytest.CaptureF
     shown = capsys.readouterr().out
     assert "PISTOLE" in shown
     assert "report/index.html" in shown
+
+
+# Those that need receipts, which a run by hand leaves none of; tests/e2e/test_trace.py and its
+# neighbours run such commands.
+WANT_RECEIPTS = {"audit", "trace", "diff", "crate", "statement make", "statement verify", "commit"}
+HALF_AN_HOUR = {"pretrain"}
+LATE = ("prune", "profile use")  # what these leave is not what the others need
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run with the files of a clone, and a dataset of one's own."""
+    folder = tmp_path / "clone"
+    shutil.copytree(finished, folder, copy_function=os.link, symlinks=True)
+    shutil.copytree(ROOT / "profiles", folder / "profiles")
+    shutil.copytree(ROOT / "workflow", folder / "workflow")
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "docs").mkdir()
+    shutil.copy(ROOT / "docs/parameters.md", folder / "docs")
+    for name in ("envs", ".dvc"):
+        (folder / name).mkdir()
+    shutil.copy(ROOT / "envs/runtime.txt", folder / "envs")
+    for number, kind in enumerate(("auk", "auk", "jay", "jay")):
+        file = folder / "my-data/birds/test" / kind / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture(number, 16, 16))
+    templates = folder / "my-data/birds/zeroshot_classification_templates.txt"
+    templates.write_text("a photo of a {c}.\n")
+    for name in ("MLFLOW_TRACKING_URI", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_the_example_of_every_help_works(project: Path, capsys: pytest.CaptureFixture[str]):
+    left_out = {*WANT_RECEIPTS, *HALF_AN_HOUR, *LATE}
+    failed = []
+    for name in [*(name for name in EXAMPLES if name not in left_out), *LATE]:
+        _, *arguments = shlex.split(EXAMPLES[name])
+        code = status(*arguments)
+        told = capsys.readouterr()
+        failed += [f"{EXAMPLES[name]}\n{told.out}{told.err}"] if code else []
+    assert not failed, "\n".join(failed)
+    assert (project / "params.yaml").read_bytes() == (ROOT / "profiles/demo.yaml").read_bytes()

@@ -1,0 +1,84 @@
+"""--help: every command has its place and an example that the command line takes."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import typer
+from ruamel.yaml import YAML
+
+from pistole.cli import app
+from pistole.cli.layout import EXAMPLES, PANELS, STAGES
+from tests.e2e.micro import ROOT, environment
+
+WIDTH = 70  # an example is one line of a terminal of 80 columns
+SLOW = ("torch", "pydantic", "mlflow", "dvc", "open_clip", "pandas", "ruamel", "rich.progress")
+
+
+def commands(group: typer.core.TyperGroup, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every command with its whole name; groups are not themselves commands."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+ALL = dict(commands(typer.main.get_command(app)))
+
+
+def test_the_first_panel_is_the_dag():
+    dag = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+    assert list(PANELS[STAGES]) == list(dag)
+
+
+def test_every_command_has_a_panel_and_an_example():
+    assert set(EXAMPLES) == set(ALL)
+    assert {name for names in PANELS.values() for name in names} == {n.split()[0] for n in ALL}
+
+
+def test_help_lists_the_commands_in_the_order_of_the_panels(capsys, monkeypatch):
+    monkeypatch.setenv("TERMINAL_WIDTH", "100")
+    with pytest.raises(SystemExit):
+        app(["--help"])
+    shown = capsys.readouterr().out
+    places = [shown.index(f"│ {name} ") for names in PANELS.values() for name in names]
+    assert places == sorted(places)
+    assert all(panel in shown for panel in PANELS)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_parses(name: str):
+    example = EXAMPLES[name]
+    assert len(example) <= WIDTH
+    program, *arguments = shlex.split(example)
+    words = name.split()
+    assert [program, *arguments[: len(words)]] == ["pistole", *words]
+    ALL[name].make_context(name, arguments[len(words) :])
+
+
+def test_help_of_a_command_shows_its_example(capsys):
+    with pytest.raises(SystemExit):
+        app(["data", "index", "--help"])
+    assert f"Example: {EXAMPLES['data index']}" in capsys.readouterr().out
+
+
+def run(code: str, **variables: str) -> str:
+    command = [sys.executable, "-c", code]
+    env = environment() | {"PYTHONPATH": str(ROOT)} | variables
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+
+def test_help_imports_nothing_slow():
+    code = f"import sys, pistole.cli; print([m for m in {SLOW} if m in sys.modules])"
+    assert run(code) == "[]\n"
+
+
+def test_the_shell_completes_commands():
+    code = (
+        "import sys; sys.argv[0] = 'pistole'; from pistole.cli import app; app(prog_name='pistole')"
+    )
+    asked = {"_PISTOLE_COMPLETE": "complete_bash", "COMP_WORDS": "pistole ma", "COMP_CWORD": "1"}
+    assert run(code, **asked).split() == ["masks"]
