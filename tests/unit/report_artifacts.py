@@ -55,7 +55,10 @@ def make_params(**changes: object) -> Params:
         Validated parameters.
     """
     raw = yaml.safe_load(PROFILE.read_text())
-    raw |= {"datasets": list(TASKS), "report": {"bootstrap": 200, "reference": None}} | changes
+    raw |= {
+        "datasets": list(TASKS),
+        "report": {"bootstrap": 200, "reference": None, "gallery": 2},
+    } | changes
     raw["attack"]["evaluate"] |= {
         "apgd_ce": {"steps": 30, "restarts": 1},
         "apgd_t": {"steps": 20, "restarts": 1, "targets": 5},
