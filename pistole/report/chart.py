@@ -101,7 +101,7 @@ class Chart:
             ):
                 at = x + dx - {"start": 0, "end": width, "middle": width / 2}[anchor]
                 box = (at, y + dy - 0.8 * size, at + width, y + dy + 0.2 * size)
-                inside = LEFT < box[0] and box[2] < WIDTH and TOP < box[1] and box[3] < self.y.start
+                inside = box[0] > LEFT and box[2] < WIDTH and box[1] > TOP and box[3] < self.y.start
                 if inside and not any(_touch(box, other) for other in self.taken):
                     self.taken.append(box)
                     return x + dx, y + dy, anchor

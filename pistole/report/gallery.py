@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file
 
 from pistole.errors import UserError
 from pistole.files import read_json
-from pistole.report.tables import label
+from pistole.report.tables import in_order, label
 from pistole.report.values import number
 
 SMALL = 64  # px: images up to this side are shown pixel by pixel
@@ -39,10 +40,13 @@ def read_gallery(folder: Path) -> tuple[Record, dict[str, np.ndarray]]:
     return read_json(record), load_file(images)
 
 
-def gallery_view(record: Record, pixels: dict[str, np.ndarray]) -> dict[str, Any]:
+def gallery_view(
+    tasks: Iterable[str], record: Record, pixels: dict[str, np.ndarray]
+) -> dict[str, Any]:
     """Prepare what the page shows.
 
     Args:
+        tasks: in the order to show.
         record: the record.
         pixels: the pictures.
 
@@ -54,7 +58,7 @@ def gallery_view(record: Record, pixels: dict[str, np.ndarray]) -> dict[str, Any
     told = f"PGD, {attack['steps']} steps of {number(attack['alpha'], 'alpha')}"
     samples = [
         _sample(task, record["tasks"][task], place, pixels)
-        for task in record["tasks"]
+        for task in tasks
         for place in range(len(record["tasks"][task]["ids"]))
     ]
     return {
@@ -77,7 +81,7 @@ def _sample(task: str, about: Record, place: int, pixels: dict[str, np.ndarray])
                 for kind in ("perturbation", "adversarial")
             },
         }
-        for name, rows in about["models"].items()
+        for name, rows in in_order(about["models"]).items()
     ]
     return {
         "task": task,

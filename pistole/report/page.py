@@ -86,7 +86,7 @@ def render(content: Content) -> str:
         **_scores(results),
         **_circumstances(params, results),
         **origins(results),
-        gallery=None if results.gallery is None else gallery_view(*results.gallery),
+        gallery=_gallery(results),
     )
 
 
@@ -138,6 +138,10 @@ def _accuracies(metrics: dict[str, Any]) -> dict[str, Any]:
 def _reference(params: Params, metrics: dict[str, Any]) -> dict[str, Any] | None:
     name = params.report.reference
     return None if name is None else reference_view(name, params.attack.eps, metrics)
+
+
+def _gallery(results: Results) -> dict[str, Any] | None:
+    return None if results.gallery is None else gallery_view(results.outcomes, *results.gallery)
 
 
 def _checks(results: Results) -> dict[str, Any]:
@@ -212,7 +216,7 @@ def _masks(rows: list[Row]) -> dict[str, Any]:
 def _notes(results: Results) -> list[str]:
     """What the attack did differently on a task, each said once."""
     found: dict[str, None] = {}
-    for summary in results.models.values():
+    for about in results.models.values():
         for task in results.outcomes:
-            found |= dict.fromkeys(f"{task}: {note}" for note in summary["tasks"][task]["notes"])
+            found |= dict.fromkeys(f"{task}: {note}" for note in about["tasks"][task]["notes"])
     return list(found)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -219,7 +220,7 @@ def _box(chart: Chart, spot: Spot) -> tuple[float, float, float, float]:
 def _along(chart: Chart, line: Sequence[Spot]) -> list[tuple[float, float, float, float]]:
     """Boxes along a curve, so that no label covers it."""
     found = []
-    for before, after in zip(line, line[1:], strict=False):
+    for before, after in pairwise(line):
         for share in np.linspace(0, 1, 9):
             x = chart.x(before.clean + share * (after.clean - before.clean))
             y = chart.y(before.robust + share * (after.robust - before.robust))
