@@ -34,6 +34,7 @@ env-dev: $(VENV)/.dev    ## the same with the test tools
 
 repro: env       ## run the whole DAG (dvc repro) and print the table
 	$(RUN) dvc repro
+	$(RUN) pistole times
 	$(RUN) pistole show
 
 cluster: env     ## run what is stale through Snakemake: PROFILE=local, slurm or slurm-gres

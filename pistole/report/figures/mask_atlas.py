@@ -1,6 +1,7 @@
 """Figure: what the masks keep, by block and kind of tensor."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +19,8 @@ KINDS = (  # kind of tensor, and parts of names that tell it; the first that fit
     ("attention out", ("out_proj", "attn.proj")),
     ("MLP in", ("c_fc", "fc1")),
     ("MLP out", ("c_proj", "fc2")),
+    ("depthwise", ("conv_dw",)),
+    ("pointwise", ("conv_pw",)),
     ("convolutions", ("conv", "patch_embed", "downsample", "stem")),
 )
 OTHER = "others"
@@ -36,7 +39,7 @@ def split_name(layer: str) -> tuple[str, str]:
     """
     kind = next((k for k, told in KINDS if any(part in layer for part in told)), OTHER)
     parts = layer.split(".")
-    for before, part in zip(parts, parts[1:-1], strict=False):
+    for before, part in pairwise(parts[:-1]):
         if part.isdigit():
             return f"{before} {part}", kind
     return OUTSIDE, kind
@@ -82,5 +85,5 @@ def _panel(axes: Axes, cells: Sequence[Sequence[Sequence[float]]]) -> None:
     axes.tick_params(length=0)
     for (i, j), value in np.ndenumerate(means):
         if np.isfinite(value):
-            ink, told = "white" if value < 0.55 else "black", f"{value:.2f}"
+            ink, told = "white" if value < 0.45 else "black", f"{value:.2f}"
             axes.text(j, i, told, ha="center", va="center", fontsize=LETTERS, color=ink)
