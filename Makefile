@@ -37,6 +37,7 @@ doctor: env      ## check environment, machine, data, locks, git and store
 
 repro: env       ## run the whole DAG (dvc repro) and print the table
 	$(RUN) dvc repro
+	$(RUN) pistole times
 	$(RUN) pistole show
 
 cluster: env     ## run what is stale through Snakemake: PROFILE=local, slurm or slurm-gres

@@ -101,3 +101,22 @@ def show(
     from pistole.stages import show as stage
 
     stage.run(report, as_json=as_json)
+
+
+@app.command()
+def times(
+    report: Annotated[Path, typer.Option(help="folder of the report")] = Path("report"),
+    project: Annotated[Path, typer.Option(help="folder of the DVC project")] = Path(),
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write report/full.html: the page with time, cost and environment of every stage."""
+    from pistole.params import load_params
+    from pistole.plan.planning import make_plan
+    from pistole.stages import times as stage
+
+    plan = make_plan(params, load_params(params), project)
+    costs = {
+        row.name: row.cost(plan.tower, None, bound=False)["forward_equivalents"]
+        for row in plan.rows
+    }
+    typer.echo(stage.run(project, report, costs))

@@ -270,6 +270,9 @@ class Report(Section):
 
     bootstrap: int = key("resamples behind each interval", "resamples", ge=1, le=1_000_000)
     reference: Reference = key("published table to show beside the measured one; null = none")
+    gallery: int = key(
+        "test images of each task that are shown under attack; 0 = none", "images", ge=0, le=20
+    )
 
 
 SOURCES = tuple(Finetune.model_fields)

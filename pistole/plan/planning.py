@@ -17,6 +17,7 @@ from pistole.plan.stages import MEASURED, settings_tried, works_of
 from pistole.plan.tasks import About, read_tasks
 from pistole.plan.tower import Tower, read_tower
 from pistole.plan.work import Works, flops, forward_equivalents, images_forward
+from pistole.stages.gallery import shown_models
 from pistole.stages.sources import source_of
 
 GIB = 2**30
@@ -207,6 +208,10 @@ def _items(params: Params, kind: str, item: str = "") -> str:
         "evaluate": lambda: f"{tasks} tasks x {slices.test} images",
         "frontier": lambda: (
             f"{len(curve.grid)} lambdas x {tasks} tasks x {min(curve.images, slices.test)} images"
+        ),
+        "gallery": lambda: (
+            f"{len(shown_models(params))} models x {tasks} tasks x "
+            f"{min(params.report.gallery, slices.test)} images"
         ),
         "theory": lambda: _images_of_check(params, item),
     }

@@ -12,6 +12,7 @@ from pistole.plan.tower import Tower
 from pistole.plan.work import FORWARD, TEXT, WEIGHT, Work, Works, times
 from pistole.robust.objectives import OBJECTIVES
 from pistole.stages.attacking import ensemble_spec
+from pistole.stages.gallery import shown_models
 from pistole.stages.preparing.sources import gradients_at_once
 from pistole.stages.runtime import attack_budget
 from pistole.stages.tuning import trials
@@ -173,6 +174,22 @@ def frontier(params: Params, share: Survival) -> Works:
     return times(len(params.frontier.grid) * len(params.datasets), one)
 
 
+def gallery(params: Params) -> Works:
+    """Count stage ``gallery``: PGD on a few test images, and the answers before and after.
+
+    Args:
+        params: ``models``, ``datasets``, ``slices.test``, ``report.gallery`` and ``attack`` are
+            read.
+
+    Returns:
+        The passes of all datasets and shown models.
+    """
+    images = min(params.report.gallery, params.slices.test)
+    one = [Work(FORWARD, 2 * images, images)]
+    one += pgd(images, attack_budget(params, "calibration"), images)
+    return times(len(shown_models(params)) * len(params.datasets), one)
+
+
 def base(prompts: Prompts) -> Works:
     """Count stage ``base``: the text features of every dataset.
 
@@ -211,6 +228,7 @@ def works_of(
         "select": lambda: select(params, share),
         "evaluate": lambda: evaluate(params, classes, share),
         "frontier": lambda: frontier(params, share),
+        "gallery": lambda: gallery(params),
         "theory": lambda: theory.works_of(item, params, tower),
     }
     return counted[kind]() if kind in counted else []

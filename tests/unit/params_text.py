@@ -88,5 +88,5 @@ theory:
   agreement: {{radii: [0, 1/255]}}
   linear_frontier: {{resamples: 10}}
   conflict_map: {{samples: 4, repeats: 2, top: 0.1}}
-report: {{bootstrap: 100, reference: null}}
+report: {{bootstrap: 100, reference: null, gallery: 1}}
 """

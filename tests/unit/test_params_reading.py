@@ -169,9 +169,9 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
             "merge.zzz: unknown key, the nearest is rescale (valid here: lambda, rescale)",
         ),
         (
-            "report: {bootstrap: 100, reference: null}",
+            "report: {bootstrap: 100, reference: null, gallery: 1}",
             "report: 3",
-            "report: 3 is not valid (section with bootstrap, reference)",
+            "report: 3 is not valid (section with bootstrap, reference, gallery)",
         ),
         ("base: artifacts/base", "foo: x", "models.foo: unknown name (did you mean "),
         ("seed: 0", "seed: 0\n1: x", "[1]: unknown name (one of profile, seed, "),
