@@ -172,9 +172,12 @@ def _equal_sums(chart: Chart) -> list[str]:
     made = [f'<g class="sums" stroke="{SOFT}" stroke-dasharray="1 5" opacity="0.75">']
     for total in ticks(x.low + y.low, x.high + y.high, 5):
         left, right = max(x.low, total - y.high), min(x.high, total - y.low)
-        if right > left:
+        if right - left > 0.1 * (x.high - x.low):  # no stubs in the corners
             made.append(_line(x(left), y(total - left), x(right), y(total - right)))
-            told.append(text(f"Sum {total:g}", x(right) - 4, y(total - right) - 5, "end"))
+            word, at, base = f"Sum {total:g}", x(right) - 4, y(total - right) - 5
+            told.append(text(word, at, base, "end"))
+            width = LETTER * (FONT - 4) * len(word)
+            chart.taken.append((at - width, base - FONT + 4, at, base + 3))
     small = f'<g class="soft" fill="{SOFT}" font-size="{FONT - 4}" opacity="0.9">'
     return [*made, "</g>", small, *told, "</g>"]
 

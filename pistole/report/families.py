@@ -28,7 +28,7 @@ FAMILIES = {  # in the order of the filter
 }
 QUIET = ("controls", "official")  # drawn paler: there are many, and they are not the question
 PALETTE = (BLUE, GREEN, PURPLE, BROWN, PINK, SKY, ORANGE, VERMILION)
-SHAPES = ("o", "s", "^", "v", "<", ">", "d", "p", "h", "X", "*")
+SHAPES = ("h", "<", "p", ">", "d", "*", "X")  # not those of base, sources and plain merges
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     return {
         name: Look(
             colour=COLOURS.get(stem) or PALETTE[spare.index(stem) % len(PALETTE)],
-            shape=MARKERS.get(stem) or SHAPES[(spare.index(stem) * 3) % len(SHAPES)],
+            shape=MARKERS.get(stem) or SHAPES[spare.index(stem) % len(SHAPES)],
             hollow=name.endswith(OFFICIAL),
             family=family(name),
         )

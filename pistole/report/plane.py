@@ -209,7 +209,8 @@ def _cross(chart: Chart, spot: Spot, look: Look) -> str:
 def _line(chart: Chart, line: Sequence[Spot], look: Look) -> str:
     path = "M" + "L".join(f"{chart.x(s.clean):.1f} {chart.y(s.robust):.1f}" for s in line)
     dash = ' stroke-dasharray="7 4"' if look.hollow or look.quiet else ""
-    return f'<path d="{path}" fill="none" stroke="{look.colour}" stroke-width="2.4"{dash}/>'
+    width = "2.6" if line[0].name in MAIN else "1.5"
+    return f'<path d="{path}" fill="none" stroke="{look.colour}" stroke-width="{width}"{dash}/>'
 
 
 def _box(chart: Chart, spot: Spot) -> tuple[float, float, float, float]:
