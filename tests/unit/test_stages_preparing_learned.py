@@ -193,7 +193,7 @@ def test_atlas_takes_ten_epochs_from_zero_and_reads_labels():
     assert numbers["steps"] == 20
     at_base = judged(job, job.theta_0, "before")
     assert at_base == pytest.approx({k: numbers[k] for k in at_base})
-    assert all(0 < abs(value.item()) <= 0.0201 for value in found.values())
+    assert all(0 < abs(value.item()) <= 0.021 for value in found.values())
     x, y = Batches(job, "atlas")(0)
     attacked = Batches(job, "atlas").attacked(job.theta_0, x, y, 0)
     both = [cross_entropy(logits_at(job, job.theta_0, z), y) for z in (x, attacked)]
