@@ -9,7 +9,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-
 .DEFAULT_GOAL := help
 PROFILE ?= local
 
-.PHONY: help env env-dev doctor docs repro cluster cluster-report pretrain mutate test test-slurm test-crate test-server rehearse lint lint-workflow lock schema ui clean
+.PHONY: help env env-dev doctor docs repro cluster cluster-report pretrain mutate test test-slurm test-crate test-parity test-server rehearse lint lint-workflow lock schema ui clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -37,6 +37,7 @@ doctor: env      ## check environment, machine, data, locks, git and store
 
 repro: env       ## run the whole DAG (dvc repro) and print the table
 	$(RUN) dvc repro
+	$(RUN) pistole times
 	$(RUN) pistole show
 
 cluster: env     ## run what is stale through Snakemake: PROFILE=local, slurm or slurm-gres
@@ -59,17 +60,16 @@ test-slurm: env-dev  ## the slurm profiles on a real Slurm of this machine (root
 test-crate: env-dev .venv-provenance/.done  ## `pistole crate` against the published profiles
 	$(RUN) python -m pytest -rs tests/e2e/test_provenance.py tests/e2e/test_travel.py
 
-.venv-provenance/.done: $(VENV)/.uv envs/provenance.txt
-	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-provenance
-	$(UV) pip install --quiet --python .venv-provenance/bin/python --no-deps --require-hashes --no-config -r envs/provenance.txt
-	touch $@
+test-parity: env-dev .venv-parity/.done  ## the merging rules against mergekit and peft
+	$(RUN) python -m pytest -rs tests/parity/test_merging_parity.py
 
 docs: .venv-docs/.done  ## build the site into site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
 
-.venv-docs/.done: $(VENV)/.uv envs/docs.txt
-	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-docs
-	$(UV) pip install --quiet --python .venv-docs/bin/python --no-deps --require-hashes --no-config -r envs/docs.txt
+# Environments of their own, for programs whose pins are not ours.
+.venv-%/.done: $(VENV)/.uv envs/%.txt
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-$*
+	$(UV) pip install --quiet --python .venv-$*/bin/python --no-deps --require-hashes --no-config -r envs/$*.txt
 	touch $@
 
 rehearse: env-dev  ## every stage once on a ViT-B/32 with random weights (many minutes)
@@ -106,10 +106,10 @@ ui: env          ## open the MLflow store in a browser
 	MLFLOW_DISABLE_TELEMETRY=true $(RUN) mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 lock: $(VENV)/.uv    ## resolve envs/*.in again into the hashed locks
-	cd envs && for name in uv runtime dev provenance docs; do $(UV) pip compile $$name.in --override overrides.txt --universal \
+	cd envs && for name in uv runtime dev provenance parity docs; do $(UV) pip compile $$name.in --override overrides.txt --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	  --annotation-style line --quiet -o $$name.txt || exit 1; done
 	$(PYTHON) envs/generate.py
 
 clean:           ## remove the environment and caches (artifacts stay)
-	rm -rf $(VENV) .venv-provenance .venv-docs site mutants .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-provenance .venv-parity .venv-docs site mutants .pytest_cache .ruff_cache .hypothesis

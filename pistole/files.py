@@ -224,11 +224,15 @@ def is_pickle(path: str | Path) -> bool:
         path: the file.
 
     Returns:
-        True if its first bytes are those of a zip archive or of pickle protocol 2 or later.
+        True if its first bytes are those of a zip archive or of pickle protocol 2 or later, and do
+        not tell the length of a safetensors header, which can look like the latter.
     """
     with Path(path).open("rb") as stream:
-        head = stream.read(4)
-    return head == b"PK\x03\x04" or (len(head) >= 2 and head[0] == 0x80 and 2 <= head[1] <= 5)
+        head = stream.read(9)
+        size = os.fstat(stream.fileno()).st_size
+    if head[8:] == b"{" and 8 + int.from_bytes(head[:8], "little") <= size:
+        return False
+    return head[:4] == b"PK\x03\x04" or (len(head) >= 2 and head[0] == 0x80 and 2 <= head[1] <= 5)
 
 
 def sha256_file(path: str | Path) -> str:

@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from pistole.baselines.options import require_number
 from pistole.errors import UserError
 from pistole.method.vectors import Params, Real, require_finite, require_same_layout
 
+SOURCES = ("natural", "robust")  # of task vectors, in order
 Walk = Callable[[], Iterator[tuple[str, list[Tensor]]]]
 
 
@@ -26,13 +28,45 @@ class Rule(ABC):
         scaling: factor of what is added to the base.
         needs: name of the statistics that the method reads (class attribute); None if it merges
             from the vectors alone.
+        elementwise: whether :meth:`tensor` merges each coordinate by itself, given the survey, with
+            operations that round alike in a part of a tensor and in the whole (no sum over
+            coordinates, no random draw, no fused multiply-add). A part at a time is then enough.
         statistics: what a preparation measured; ``natural/TENSOR`` and ``robust/TENSOR`` by the
             source, or other names that the method's own module states.
     """
 
     needs: ClassVar[str | None] = None
+    elementwise: ClassVar[bool] = False
     scaling: float = 1.0
     statistics: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse options that mean nothing.
+
+        Raises:
+            UserError: an option is outside its range.
+        """
+        require_number("scaling", self.scaling)
+
+    def statistic(self, key: str) -> Tensor:
+        """Read one of the statistics that a preparation measured.
+
+        Args:
+            key: its name, such as ``natural/TENSOR``.
+
+        Returns:
+            The tensor as it was measured.
+
+        Raises:
+            UserError: the statistics lack it; names the preparation that measures it.
+        """
+        try:
+            return self.statistics[key]
+        except KeyError:
+            raise UserError(
+                f"the statistics of '{self.needs}' lack {key!r}: run 'pistole prepare "
+                f"{self.needs}' with these models and give its folder"
+            ) from None
 
     def survey(self, walk: Walk, weights: Sequence[Real]) -> Any:
         """Look at the whole vectors before the first tensor is merged.
@@ -74,16 +108,16 @@ class Rule(ABC):
         """Merge models that are in memory.
 
         Args:
-            theta_0: the base.
+            theta_0: the base, of any floating dtype.
             vectors: task vectors, same names and shapes.
             weights: one per vector.
 
         Returns:
-            The merged parameters, in the base's order.
+            The merged parameters in fp32, in the base's order.
 
         Raises:
-            UserError: no vector, another number of weights, or tensors of another layout or not
-                finite.
+            UserError: no vector, weights that are not one finite number per vector, or tensors of
+                another layout or not finite.
         """
         require_weights(len(vectors), weights)
         require_finite(theta_0, "base")
@@ -93,11 +127,13 @@ class Rule(ABC):
 
         def walk() -> Iterator[tuple[str, list[Tensor]]]:
             for name in sorted(theta_0):
-                yield name, [vector[name] for vector in vectors]
+                yield name, [vector[name].float() for vector in vectors]
 
         survey = self.survey(walk, weights)
         return {
-            name: self.tensor(name, base, [v[name] for v in vectors], weights, survey)
+            name: self.tensor(
+                name, base.float(), [v[name].float() for v in vectors], weights, survey
+            )
             for name, base in theta_0.items()
         }
 
@@ -110,7 +146,25 @@ def require_weights(count: int, weights: Sequence[Real]) -> None:
         weights: one per vector.
 
     Raises:
-        UserError: no vector, or another number of weights.
+        UserError: no vector, another number of weights, or a weight that is not finite.
     """
     if not count or len(weights) != count:
         raise UserError(f"{len(weights)} weights for {count} task vectors: give one per vector")
+    for number, weight in enumerate(weights, 1):
+        require_number(f"weight {number}", weight)
+
+
+def weighted_sum(deltas: Sequence[Tensor], weights: Sequence[Real]) -> Tensor:
+    """Return sum_t w_t tau_t.
+
+    Args:
+        deltas: one tensor per task vector, of one shape.
+        weights: one per vector.
+
+    Returns:
+        A new tensor; the terms are added in the order of the vectors.
+    """
+    total = deltas[0] * weights[0]
+    for delta, weight in zip(deltas[1:], weights[1:], strict=True):
+        total += delta * weight
+    return total

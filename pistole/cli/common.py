@@ -29,6 +29,7 @@ DataRoot = Annotated[
 Natural = Annotated[Path, typer.Option(help="natural task vector")]
 Robust = Annotated[Path, typer.Option(help="robust task vector")]
 Masks = Annotated[Path, typer.Option(help="folder of 'pistole masks'")]
+Prepared = Annotated[Path, typer.Option(help="folder with a folder of 'pistole prepare' each")]
 FinetuneData = Annotated[
     Path | None,
     typer.Option(
@@ -44,6 +45,7 @@ BASE = ARTIFACTS / "base"
 DATA = ARTIFACTS / "data"
 VECTORS = {s: ARTIFACTS / "vectors" / f"{s}.safetensors" for s in ("natural", "robust")}
 MASKS = ARTIFACTS / "masks"
+PREPARED = ARTIFACTS / "prepared"
 
 
 def _version(wanted: bool) -> None:

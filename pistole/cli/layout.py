@@ -11,10 +11,10 @@ MAINTENANCE = "Upkeep"
 PANELS: dict[str, tuple[str, ...]] = {
     STAGES: (
         *("params", "pretrain", "data", "base", "finetune", "vectors", "stability", "masks"),
-        *("select", "merge", "evaluate", "frontier", "theory", "report"),
+        *("prepare", "select", "merge", "evaluate", "frontier", "gallery", "theory", "report"),
     ),
     TOOLS: (
-        *("profile", "plan", "doctor", "show", "audit", "trace", "diff"),
+        *("profile", "plan", "doctor", "show", "times", "audit", "trace", "diff"),
         *("crate", "statement", "card", "track"),
     ),
     MAINTENANCE: ("commit", "prune", "schema"),
@@ -32,10 +32,12 @@ EXAMPLES: dict[str, str] = {
     "vectors": "pistole vectors robust",
     "stability": "pistole stability robust",
     "masks": "pistole masks",
+    "prepare": "pistole prepare fisher",
     "select": "pistole select",
     "merge": "pistole merge pistole --lambda 0.2",
     "evaluate": "pistole evaluate pistole --model artifacts/merged/pistole",
     "frontier": "pistole frontier pistole",
+    "gallery": "pistole gallery",
     "theory": "pistole theory interference",
     "report": "pistole report",
     "profile list": "pistole profile list",
@@ -43,6 +45,7 @@ EXAMPLES: dict[str, str] = {
     "plan": "pistole plan --profile imagenet-vitl14 --device-rate h100",
     "doctor": "pistole doctor --json",
     "show": "pistole show",
+    "times": "pistole times",
     "audit": "pistole audit --allow dirty",
     "trace": "pistole trace models.pistole.sum",
     "diff": "pistole diff HEAD",

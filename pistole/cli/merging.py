@@ -11,6 +11,7 @@ from pistole.cli.common import (
     DATA,
     MASKS,
     PARAMS,
+    PREPARED,
     VECTORS,
     Base,
     DataRoot,
@@ -18,10 +19,27 @@ from pistole.cli.common import (
     Masks,
     Natural,
     ParamsFile,
+    Prepared,
     Robust,
     app,
     stage_command,
 )
+from pistole.cli.standalone import (
+    AsJson,
+    Format,
+    Models,
+    OutDtype,
+    OwnBase,
+    OwnMethod,
+    OwnPickle,
+    OwnVectors,
+    Scope,
+    Settings,
+    Weights,
+    merge_own,
+    require_alone,
+)
+from pistole.errors import UserError
 
 
 @app.command()
@@ -69,6 +87,27 @@ def masks(
 
 
 @app.command()
+def prepare(
+    need: Annotated[str, typer.Argument(help="a name that prepare.run may list, such as fisher")],
+    base: Base = BASE,
+    natural: Natural = VECTORS["natural"],
+    robust: Robust = VECTORS["robust"],
+    data: FinetuneData = None,
+    out: Annotated[Path | None, typer.Option(help="default: artifacts/prepared/NEED")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Measure or learn what a merging method needs, on held-out training images."""
+    target = out or ARTIFACTS / "prepared" / need
+    stage_command(
+        params,
+        f"prepare@{need}",
+        lambda stage, p, run: stage.run(
+            p, need, base, natural, robust, data or DATA / p.data.finetune, target
+        ),
+    )
+
+
+@app.command()
 def select(
     base: Base = BASE,
     natural: Natural = VECTORS["natural"],
@@ -76,22 +115,26 @@ def select(
     masks: Masks = MASKS,
     data: FinetuneData = None,
     out: Path = ARTIFACTS / "select",
+    prepared: Prepared = PREPARED,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Choose lambda per method on held-out training images."""
+    """Choose lambda and options per method on held-out training images."""
     stage_command(
         params,
         "select",
         lambda stage, p, run: stage.run(
-            p, base, natural, robust, masks, data or DATA / p.data.finetune, out
+            p, base, natural, robust, masks, data or DATA / p.data.finetune, out, prepared
         ),
     )
 
 
 @app.command()
 def merge(
-    method: Annotated[str, typer.Argument(help="a name of methods in params.yaml")],
-    base: Base = BASE,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="METHOD", help="a name of methods in params.yaml; or --method"),
+    ] = None,
+    base: OwnBase = None,
     natural: Natural = VECTORS["natural"],
     robust: Robust = VECTORS["robust"],
     masks: Annotated[Path | None, typer.Option(help="folder of 'pistole masks'")] = MASKS,
@@ -99,15 +142,51 @@ def merge(
     / "select",
     lam: Annotated[float | None, typer.Option("--lambda", help="overrides merge.lambda")] = None,
     out: Annotated[Path | None, typer.Option(help="default: artifacts/merged/METHOD")] = None,
+    prepared: Prepared = PREPARED,
     params: ParamsFile = PARAMS,
+    method: OwnMethod = None,
+    models: Models = None,
+    vectors: OwnVectors = None,
+    weights: Weights = None,
+    settings: Settings = None,
+    scope: Scope = None,
+    form: Format = None,
+    dtype: OutDtype = None,
+    allow_pickle: OwnPickle = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Merge a natural and a robust task vector into one visual tower."""
-    target = out or ARTIFACTS / "merged" / method
+    """Merge two task vectors of a project, or (--method) checkpoints of your own."""
+    if method is not None:
+        require_alone("--method", {f"METHOD {name}": name, "--lambda": lam})
+        merge_own(
+            method,
+            settings or [],
+            as_json=as_json,
+            base=base,
+            out=out,
+            models=models or [],
+            vectors=vectors or [],
+            weights=weights or [],
+            scope=scope,
+            form=form,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+        )
+        return
+    if name is None:
+        raise UserError(
+            "no method: name one of params.yaml, or merge checkpoints of your own with --method"
+        )
+    own = {"--model": models, "--vector": vectors, "--weight": weights, "--set": settings}
+    own |= {"--scope": scope, "--format": form, "--dtype": dtype}
+    own |= {"--allow-pickle": allow_pickle, "--json": as_json}
+    require_alone(f"METHOD {name}, of params.yaml,", own)
+    target = out or ARTIFACTS / "merged" / name
     stage_command(
         params,
-        f"merge@{method}",
+        f"merge@{name}",
         lambda stage, p, run: stage.run(
-            p, method, base, natural, robust, masks, select, target, lam
+            p, name, base or BASE, natural, robust, masks, select, target, lam, prepared
         ),
     )
 
@@ -142,6 +221,8 @@ def frontier(
     masks: Masks = MASKS,
     data: DataRoot = DATA,
     out: Annotated[Path | None, typer.Option(help="default: artifacts/frontier/METHOD")] = None,
+    select: Annotated[Path, typer.Option(help="folder of 'pistole select'")] = ARTIFACTS / "select",
+    prepared: Prepared = PREPARED,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Sweep lambda for one method, composing the models in memory."""
@@ -149,7 +230,9 @@ def frontier(
     stage_command(
         params,
         f"frontier@{method}",
-        lambda stage, p, run: stage.run(p, method, base, natural, robust, masks, data, target),
+        lambda stage, p, run: stage.run(
+            p, method, base, natural, robust, masks, data, target, select, prepared
+        ),
     )
 
 
@@ -165,6 +248,17 @@ def theory(
     stage_command(
         params, f"theory@{check}", lambda stage, p, run: stage.run(p, check, artifacts, target)
     )
+
+
+@app.command()
+def gallery(
+    base: Base = BASE,
+    data: DataRoot = DATA,
+    out: Path = ARTIFACTS / "gallery",
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Attack a few test images, to be looked at in the report."""
+    stage_command(params, "gallery", lambda stage, p, run: stage.run(p, base, data, out))
 
 
 @app.command()

@@ -26,13 +26,16 @@ def params(
         bool, typer.Option("--explain", help="value, unit, bounds and meaning")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="token for the DAG")] = None,
+    needs: Annotated[
+        Path | None, typer.Option(help="with --out: also write which methods need what prepared")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Validate params.yaml, all mistakes at once; --explain tells what each key means."""
     from pistole.stages import params as stage
 
     if out is not None:
-        stage_command(file, "params", lambda module, p, run: module.run(p, out))
+        stage_command(file, "params", lambda module, p, run: module.run(p, out, needs))
     else:
         stage.show(file, explain=explain and not check, as_json=as_json)
 
@@ -98,3 +101,22 @@ def show(
     from pistole.stages import show as stage
 
     stage.run(report, as_json=as_json)
+
+
+@app.command()
+def times(
+    report: Annotated[Path, typer.Option(help="folder of the report")] = Path("report"),
+    project: Annotated[Path, typer.Option(help="folder of the DVC project")] = Path(),
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write report/full.html: the page with time, cost and environment of every stage."""
+    from pistole.params import load_params
+    from pistole.plan.planning import make_plan
+    from pistole.stages import times as stage
+
+    plan = make_plan(params, load_params(params), project)
+    costs = {
+        row.name: row.cost(plan.tower, None, bound=False)["forward_equivalents"]
+        for row in plan.rows
+    }
+    typer.echo(stage.run(project, report, costs))

@@ -18,6 +18,16 @@ from pistole.cli.common import (
     app,
     stage_command,
 )
+from pistole.cli.standalone import (
+    AsJson,
+    Models,
+    OwnBase,
+    OwnPickle,
+    Scope,
+    require_alone,
+    subtract_own,
+)
+from pistole.errors import UserError
 
 
 @app.command()
@@ -84,8 +94,8 @@ def finetune(
 
 @app.command()
 def vectors(
-    source: Annotated[str, typer.Argument(help="natural or robust")],
-    base: Base = BASE,
+    source: Annotated[str | None, typer.Argument(help="natural or robust; or --model")] = None,
+    base: OwnBase = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="default: artifacts/checkpoints/SOURCE")
     ] = None,
@@ -93,10 +103,31 @@ def vectors(
         Path | None, typer.Option(help="default: artifacts/vectors/SOURCE.safetensors")
     ] = None,
     params: ParamsFile = PARAMS,
+    models: Models = None,
+    scope: Scope = None,
+    allow_pickle: OwnPickle = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Subtract the base from a checkpoint."""
+    """Subtract the base from a checkpoint of a project, or (--model) of your own."""
+    if models:
+        require_alone("--model", {f"SOURCE {source}": source, "--checkpoint": checkpoint})
+        subtract_own(
+            as_json=as_json,
+            base=base,
+            out=out,
+            models=models,
+            scope=scope,
+            allow_pickle=allow_pickle,
+        )
+        return
+    if source is None:
+        raise UserError("no source: give natural or robust, or --model with your own checkpoint")
+    own = {"--scope": scope, "--allow-pickle": allow_pickle, "--json": as_json}
+    require_alone(f"SOURCE {source}", own)
     fine = checkpoint or ARTIFACTS / "checkpoints" / source
     target = out or ARTIFACTS / "vectors" / f"{source}.safetensors"
     stage_command(
-        params, f"vectors@{source}", lambda stage, p, run: stage.run(p, source, base, fine, target)
+        params,
+        f"vectors@{source}",
+        lambda stage, p, run: stage.run(p, source, base or BASE, fine, target),
     )

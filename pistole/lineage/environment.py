@@ -24,15 +24,28 @@ def describe(root: Path) -> dict[str, Any]:
         and of everything that it asks for by name, ``device`` (cpu or cuda) that this process has
         used, and its ``device_name``.
     """
-    lock = Path(root) / LOCK
     device, name = _device()
+    return made_with(root) | {
+        "platform": platform.platform(),
+        "device": device,
+        "device_name": name,
+    }
+
+
+def made_with(root: Path) -> dict[str, Any]:
+    """Describe the software alone, which does not change from run to run.
+
+    Args:
+        root: the project's folder.
+
+    Returns:
+        ``lock_sha256`` (None without a lock), ``python`` and ``versions``.
+    """
+    lock = Path(root) / LOCK
     return {
         "lock_sha256": sha256_file(lock) if lock.is_file() else None,
         "python": platform.python_version(),
-        "platform": platform.platform(),
         "versions": versions(),
-        "device": device,
-        "device_name": name,
     }
 
 

@@ -10,13 +10,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from pistole.errors import UserError
 
 State = dict[str, torch.Tensor]
+Value = TypeVar("Value")
 
 # In this order: TeCoA's files have a `state_dict` too, which is that of a prompter.
 CONTAINERS = ("vision_encoder_state_dict", "state_dict", "model")
@@ -60,11 +61,11 @@ def unpack(loaded: Any, path: str | Path) -> State:
     return dict(loaded)
 
 
-def strip_wrappers(state: State) -> State:
+def strip_wrappers(state: dict[str, Value]) -> dict[str, Value]:
     """Remove ``module.`` and ``model.`` where every name has it.
 
     Args:
-        state: name -> tensor.
+        state: name -> tensor, read or not.
 
     Returns:
         The same tensors under the names of the bare model.

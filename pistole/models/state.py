@@ -34,15 +34,28 @@ def read_state(path: str | Path, *, allow_pickle: bool = False) -> tuple[State, 
                 f"{path} is a pickle, which can run code: convert it to safetensors, "
                 "or allow it with --allow-pickle (weights only)"
             )
-        return strip_wrappers(_read_pickle(path)), {}
+        return strip_wrappers(read_pickle(path)), {}
     tensors, metadata = load_tensors(path)
     return strip_wrappers(tensors), metadata
 
 
-def _read_pickle(path: Path) -> State:
+def read_pickle(path: Path, *, mapped: bool = False) -> State:
+    """Read a ``torch.save`` file as weights only.
+
+    Args:
+        path: the file.
+        mapped: map the file into memory instead of reading it (zip archives only).
+
+    Returns:
+        The tensors by the file's names.
+
+    Raises:
+        UserError: it holds more than weights, is broken, or has no state dict.
+    """
     try:
         with path.open("rb") as stream:  # by its content, whatever the name ends in
-            loaded = torch.load(stream, map_location="cpu", weights_only=True)
+            source = path if mapped else stream
+            loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -8,7 +8,7 @@ from pistole.params.explaining import (
     json_schema,
     schema_text,
 )
-from pistole.params.fields import METHODS
+from pistole.params.methods import METHODS, PREPARATIONS
 from pistole.params.page import check_page, page_text
 from pistole.params.profiles import find_profile, list_profiles, use_profile
 from pistole.params.reading import load_params
@@ -17,6 +17,7 @@ from pistole.params.schema import CHECKS, SOURCES, Params
 __all__ = [
     "CHECKS",
     "METHODS",
+    "PREPARATIONS",
     "SOURCES",
     "Params",
     "Row",

@@ -1,9 +1,9 @@
 """Values of params.yaml that contradict each other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pistole.params.fields import METHODS
+from pistole.params.methods import METHODS, POINTS, need_of
 
 WORLD = "pistole/data/world"
 OPTIONS = {  # keys of finetune.SOURCE that one objective has and another has not
@@ -35,19 +35,7 @@ def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("data.finetune", f"{chosen!r} is not in datasets ({listed}): add it there"))
     methods = raw.get("methods")
     if isinstance(methods, list | tuple):
-        if "pistole" not in methods:
-            found.append(("methods", "pistole is missing: the theory checks measure it, add it"))
-        without = [name for name in models if name in METHODS and name not in methods]
-        remedy = "is not in methods: add it there or drop the row"
-        found += [(f"models.{name}", f"{name} {remedy}") for name in without]
-        for place, section in (
-            ("frontier", _mapping(raw.get("frontier"))),
-            ("theory.merge_path", _mapping(_mapping(raw.get("theory")).get("merge_path"))),
-        ):
-            listed = section.get("methods")
-            for name in listed if isinstance(listed, list | tuple) else ():
-                if name in METHODS and name not in (*methods, "pistole"):
-                    found.append((f"{place}.methods", f"{name} is not in methods: add it there"))
+        found += _method_problems(raw, methods, models)
     curves = _mapping(raw.get("frontier")).get("methods")
     if isinstance(curves, list | tuple) and "vanilla" not in curves:
         found.append(
@@ -56,6 +44,41 @@ def cross_problems(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
                 "vanilla is missing: theory check linear_frontier is about it, add it",
             )
         )
+    return found
+
+
+def _method_problems(
+    raw: Mapping[str, Any], methods: Sequence[Any], models: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    found = []
+    if "pistole" not in methods:
+        found.append(("methods", "pistole is missing: the theory checks measure it, add it"))
+    without = [name for name in models if name in METHODS and name not in methods]
+    remedy = "is not in methods: add it there or drop the row"
+    found += [(f"models.{name}", f"{name} {remedy}") for name in without]
+    prepared = _mapping(raw.get("prepare")).get("run")
+    if isinstance(prepared, list | tuple):
+        readers: dict[str, list[str]] = {}
+        for name in methods:
+            need = need_of(name) if name in METHODS else None
+            if need is not None and need not in prepared:
+                readers.setdefault(need, []).append(name)
+        missing = [f"{need}, for {', '.join(names)}" for need, names in readers.items()]
+        if missing:
+            found.append(("prepare.run", f"methods need more prepared: add {'; '.join(missing)}"))
+    path = _mapping(_mapping(raw.get("theory")).get("merge_path"))
+    for place, section in (
+        ("frontier", _mapping(raw.get("frontier"))),
+        ("theory.merge_path", path),
+    ):
+        listed = section.get("methods")
+        for name in listed if isinstance(listed, list | tuple) else ():
+            if name in METHODS and name not in (*methods, "pistole"):
+                found.append((f"{place}.methods", f"{name} is not in methods: add it there"))
+            if name in POINTS:
+                found.append((f"{place}.methods", f"{name} has no lambda to vary: drop it"))
+            if section is path and name in METHODS and need_of(name) is not None:
+                found.append((f"{place}.methods", f"{name} reads a preparation: drop it"))
     return found
 
 

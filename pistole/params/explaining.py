@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from pistole.errors import UserError
 from pistole.params.schema import Params
 
 Node = dict[str, Any]
+MANY_NAMES = 24  # more than a line of a terminal can show
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -106,6 +107,24 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
     return lower[close[0]] if close else None
 
 
+def one_of(names: Sequence[str], wrong: object = None) -> str:
+    """Say which names there are, and of many only which one was probably meant.
+
+    Args:
+        names: the valid ones.
+        wrong: what was written instead, if that is known.
+
+    Returns:
+        A phrase.
+    """
+    if len(names) <= MANY_NAMES:
+        return f"one of {', '.join(names)}"
+    if not isinstance(wrong, str):
+        return f"one of {len(names)} names, {', '.join(names[:3])}, ..., listed in docs/merging.md"
+    near = nearest(wrong, names)
+    return f"did you mean {near}? docs/merging.md lists all {len(names)} names"
+
+
 def resolve(node: Node, schema: Node) -> Node:
     """Follow a node's ``$ref``.
 
@@ -133,7 +152,7 @@ def bound(node: Node, schema: Node) -> str:
     if "anyOf" in node:
         return " or ".join(bound(branch, schema) for branch in node["anyOf"])
     if "enum" in node:
-        return f"one of {', '.join(node['enum'])}"
+        return one_of(node["enum"])
     if "const" in node:
         return node["const"]
     kind = node["type"]
@@ -146,7 +165,7 @@ def bound(node: Node, schema: Node) -> str:
     if kind == "object" and "propertyNames" not in node:
         return f"dataset: {bound(node['additionalProperties'], schema)}"
     if kind == "object":
-        return f"name: folder, names from {', '.join(node['propertyNames']['enum'])}"
+        return f"name: folder, {one_of(node['propertyNames']['enum'])}"
     words = {"boolean": "true or false", "null": "null", "string": "text"}
     return "fraction a/b" if "pattern" in node else words.get(kind) or f"{kind}{_range(node)}"
 

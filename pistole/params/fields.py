@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -13,25 +13,11 @@ from pydantic import (
     WithJsonSchema,
 )
 
-Method = Literal[
-    "wise_ft",
-    "vanilla",
-    "gism",
-    "gism_pci",
-    "gism_apt",
-    "pistole",
-    "wise_ft_matched",
-    "uniform_shrink",
-    "permuted_mask_1",
-    "permuted_mask_2",
-    "permuted_mask_3",
-    "self_mask",
-    "magnitude_mask",
-    "random_score",
-    "zero_nat",
-]
-Model = Literal["base", "natural", "robust", Method]
-METHODS: tuple[str, ...] = get_args(Method)
+from pistole.params.methods import METHODS, PREPARATIONS
+
+Method = Literal[*METHODS]
+Need = Literal[*PREPARATIONS]
+Model = Literal["base", "natural", "robust", *METHODS]
 _FRACTION = r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$"
 MANY = 10_000_000
 
@@ -99,6 +85,7 @@ Positive = Annotated[float, Field(gt=0, le=1)]
 Sequence = Field(strict=False, min_length=1)  # YAML has lists only; they are kept as tuples
 Names = Annotated[tuple[str, ...], Sequence, AfterValidator(_unique)]
 Methods = Annotated[tuple[Method, ...], Sequence, AfterValidator(_unique)]
+Needs = Annotated[tuple[Need, ...], Field(strict=False), AfterValidator(_unique)]
 Grid = Annotated[tuple[Unit, ...], Sequence, AfterValidator(_rising)]
 Kappas = Annotated[
     tuple[Annotated[float, Field(ge=0, le=1000)], ...], Sequence, AfterValidator(_rising)

@@ -10,7 +10,15 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pistole.errors import UserError
 from pistole.params.cross import cross_problems
-from pistole.params.explaining import Node, bound, explain_all, json_schema, nearest, resolve
+from pistole.params.explaining import (
+    Node,
+    bound,
+    explain_all,
+    json_schema,
+    nearest,
+    one_of,
+    resolve,
+)
 from pistole.params.schema import Params
 
 Place = tuple[int | str, ...]
@@ -75,10 +83,13 @@ def _problem(item: Any, place: Place, node: Node, section: Node, schema: Node) -
         return f"{name}: unknown key, {_suggestion(place, section)}"
     if kind == "invalid_key" or item["loc"][-1] == "[key]":
         names = section.get("properties") or section["propertyNames"]["enum"]
-        return f"{name}: unknown name (valid: {', '.join(names)})"
+        return f"{name}: unknown name ({one_of(list(names), place[-1])})"
     if kind == "missing":
         return f"{name}: missing, add it ({bound(node, schema)})"
     shown = _shorten(item["input"])
+    names = resolve(node, schema).get("enum")
+    if names:
+        return f"{name}: {shown} is not valid ({one_of(names, item['input'])})"
     if kind == "value_error":
         return f"{name}: {shown}: {item['ctx']['error']}"
     return f"{name}: {shown} is not valid ({bound(node, schema)})"

@@ -22,6 +22,7 @@ from pistole.params.fields import (
     Methods,
     Model,
     Names,
+    Needs,
     Objective,
     Reference,
     Resolution,
@@ -232,6 +233,17 @@ class Stability(Section):
     )
 
 
+class Prepare(Section):
+    """What merging methods measure or learn on held-out training images (docs/method.md C)."""
+
+    run: Needs = key("preparations to run, by name; [] = none")
+    images: int = key("images of the slice score that are used", "images", ge=2, le=MANY)
+    batch_size: int = key("images per gradient step of what learns", "images", ge=1, le=100_000)
+    steps: int | None = key(
+        "gradient steps of what learns; null = the method's own", "steps", ge=1, le=MANY
+    )
+
+
 class Merge(Section):
     """The merge (docs/method.md A.7)."""
 
@@ -258,6 +270,9 @@ class Report(Section):
 
     bootstrap: int = key("resamples behind each interval", "resamples", ge=1, le=1_000_000)
     reference: Reference = key("published table to show beside the measured one; null = none")
+    gallery: int = key(
+        "test images of each task that are shown under attack; 0 = none", "images", ge=0, le=20
+    )
 
 
 SOURCES = tuple(Finetune.model_fields)
@@ -281,6 +296,7 @@ class Params(Section):
     stability: Stability = key("scores and masks")
     methods: Methods = key("merging methods")
     models: dict[Model, str] = key("row of the table -> folder with its weights", min_length=1)
+    prepare: Prepare = key("what methods to compare with measure or learn")
     merge: Merge = key("the merge")
     select: Select = key("the choice of lambda")
     frontier: Frontier = key("the frontier")

@@ -12,7 +12,7 @@ from pistole.stages.sources import source_of
 from pistole.theory.blocks import BLOCKS
 from pistole.theory.conflict_summary import POINTS
 
-FP32 = 4
+FP32, FP64 = 4, 8
 ENTRY = 120  # bytes that one listed image takes in index.json: its id, label and digest
 RESUMED = 3  # parameters and both moments of AdamW, in .pistole/resume while training
 ACCUMULATED = 6  # sums of both halves and of the first one, of two accumulators
@@ -74,9 +74,22 @@ def disk_of(stage: str, params: Params, tower: Tower, classes: dict[str, int | N
         "base": Disk(state + features),
         "vectors": Disk(vector),
         "stability": Disk(len(VARIANTS) * vector, ACCUMULATED * vector),
+        "prepare": Disk(_statistics(item, tower)),
         "masks": Disk((len(VARIANTS) + len(CONTROLS)) * len(SOURCES) * vector),
         "merge": Disk(state),
     }.get(kind, Disk())
+
+
+def _statistics(need: str, tower: Tower) -> int:
+    """Bytes of what a preparation measures; of other needs they are those of some vectors."""
+    vector = len(SOURCES) * FP32 * tower.parameters
+    measured = {
+        "fisher": vector,
+        "led": 2 * vector,  # of the base too
+        "regmean": len(SOURCES) * FP64 * tower.grams,
+        "obm": 0,  # numbers per input, megabytes
+    }
+    return measured.get(need, vector)
 
 
 def _gradients(check: str, params: Params) -> int:

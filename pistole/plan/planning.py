@@ -7,17 +7,17 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pistole.baselines.registry import METHODS
 from pistole.errors import UserError
 from pistole.lineage.dag import Stage, load_under
 from pistole.params import Params
 from pistole.plan.disk import Disk, disk_of, listed
 from pistole.plan.missing import missing
 from pistole.plan.rates import Rate, calibrate
-from pistole.plan.stages import works_of
+from pistole.plan.stages import MEASURED, settings_tried, works_of
 from pistole.plan.tasks import About, read_tasks
 from pistole.plan.tower import Tower, read_tower
 from pistole.plan.work import Works, flops, forward_equivalents, images_forward
+from pistole.stages.gallery import shown_models
 from pistole.stages.sources import source_of
 
 GIB = 2**30
@@ -196,18 +196,22 @@ def _row(stage: Stage, params: Params, tower: Tower, tasks: dict[str, About]) ->
 
 def _items(params: Params, kind: str, item: str = "") -> str:
     """What a stage goes over."""
-    tasks, slices, grid = len(params.datasets), params.slices, params.select.grid
+    tasks, slices = len(params.datasets), params.slices
     curve = params.frontier
-    tuned = sum(not METHODS[name].matched for name in params.methods)
     told: dict[str, Callable[[], str]] = {
         "data": lambda: f"{sum(listed(params, item).values())} images",
         "base": lambda: f"{tasks} tasks",
         "finetune": lambda: _training(params, item),
         "stability": lambda: f"{slices.score} images, {params.stability.K} points",
-        "select": lambda: f"{tuned} methods x {len(grid)} lambdas x {slices.select} images",
+        "prepare": lambda: f"{params.prepare.images} images",
+        "select": lambda: f"{settings_tried(params)} settings x {slices.select} images",
         "evaluate": lambda: f"{tasks} tasks x {slices.test} images",
         "frontier": lambda: (
             f"{len(curve.grid)} lambdas x {tasks} tasks x {min(curve.images, slices.test)} images"
+        ),
+        "gallery": lambda: (
+            f"{len(shown_models(params))} models x {tasks} tasks x "
+            f"{min(params.report.gallery, slices.test)} images"
         ),
         "theory": lambda: _images_of_check(params, item),
     }
@@ -242,6 +246,9 @@ def _notes(params: Params, tower: Tower, tasks: dict[str, About]) -> Iterable[st
         knobs = getattr(params.finetune, name)
         if knobs.precision == "bf16" and knobs.checkpoint is None:
             yield f"finetune.{name}: updates in bf16 are counted at the rate of fp32: too long"
+    learnt = [need for need in params.prepare.run if need not in MEASURED]
+    if learnt:
+        yield f"prepare: the steps in which {', '.join(learnt)} learn are not counted"
     unknown = [name for name, about in tasks.items() if about.prompts is None]
     if unknown:
         yield (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from pistole.baselines.registry import METHODS
 from pistole.method.scores import micro_size
-from pistole.params import Params
+from pistole.params import SOURCES, Params
 from pistole.plan import theory
 from pistole.plan.attacks import expected_ensemble, ladder, pgd
 from pistole.plan.survival import EVERY, FRAGILE, STURDY, Survival
@@ -12,7 +12,10 @@ from pistole.plan.tower import Tower
 from pistole.plan.work import FORWARD, TEXT, WEIGHT, Work, Works, times
 from pistole.robust.objectives import OBJECTIVES
 from pistole.stages.attacking import ensemble_spec
+from pistole.stages.gallery import shown_models
+from pistole.stages.preparing.sources import gradients_at_once
 from pistole.stages.runtime import attack_budget
+from pistole.stages.tuning import trials
 
 Classes = Mapping[str, int | None]  # dataset -> number of classes, None if not known before it runs
 Prompts = Mapping[str, int | None]  # dataset -> class names times templates
@@ -74,6 +77,34 @@ def stability(params: Params, source: str) -> Works:
     return works
 
 
+# Need -> passes of each image of each source, beside the attack on the robust one: with the
+# gradient of the weights, and without one. What a method learns in is not counted.
+MEASURED = {"fisher": (1, 1), "regmean": (0, 1), "led": (2, 0), "obm": (0, 1)}
+
+
+def prepare(params: Params, need: str, tower: Tower) -> Works:
+    """Count stage ``prepare@NEED`` (docs/method.md C).
+
+    Args:
+        params: ``prepare``, ``stability.batch_size`` and ``attack`` are read.
+        need: the preparation.
+        tower: its size says how many samples' gradients are computed together.
+
+    Returns:
+        The passes; none of a preparation that learns, whose steps are its own.
+    """
+    if need not in MEASURED:
+        return []
+    images, size = params.prepare.images, min(params.stability.batch_size, params.prepare.images)
+    together = min(gradients_at_once(tower.parameters, size), images)
+    (learnt, bare), both = MEASURED[need], len(SOURCES)
+    return [
+        Work(WEIGHT, both * learnt * images, together),
+        Work(FORWARD, both * bare * images, together if learnt else size),
+        *pgd(images, attack_budget(params, "calibration"), size),
+    ]
+
+
 def select(params: Params, share: Survival) -> Works:
     """Count stage ``select``.
 
@@ -82,7 +113,7 @@ def select(params: Params, share: Survival) -> Works:
         share: which part is right when clean, and so attacked.
 
     Returns:
-        Clean and adversarial predictions of every method that has a lambda of its own.
+        Clean and adversarial predictions of every setting that is tried.
     """
     images, batch = params.slices.select, params.attack.evaluate.batch_size
     batch = min(batch, images)
@@ -91,8 +122,20 @@ def select(params: Params, share: Survival) -> Works:
         Work(FORWARD, images + right, batch),
         *pgd(right, attack_budget(params, "select"), batch),
     ]
-    models = sum(not METHODS[name].matched for name in params.methods) * len(params.select.grid)
-    return times(models, one)
+    return times(settings_tried(params), one)
+
+
+def settings_tried(params: Params) -> int:
+    """Count the merges that stage ``select`` scores, at most.
+
+    Args:
+        params: ``methods`` and ``select.grid`` are read.
+
+    Returns:
+        Their number over all methods that are no controls.
+    """
+    free = [METHODS[name] for name in params.methods if not METHODS[name].matched]
+    return sum(trials(method, params.select.grid) for method in free)
 
 
 def evaluate(params: Params, classes: Classes, share: Survival) -> Works:
@@ -131,6 +174,22 @@ def frontier(params: Params, share: Survival) -> Works:
     return times(len(params.frontier.grid) * len(params.datasets), one)
 
 
+def gallery(params: Params) -> Works:
+    """Count stage ``gallery``: PGD on a few test images, and the answers before and after.
+
+    Args:
+        params: ``models``, ``datasets``, ``slices.test``, ``report.gallery`` and ``attack`` are
+            read.
+
+    Returns:
+        The passes of all datasets and shown models.
+    """
+    images = min(params.report.gallery, params.slices.test)
+    one = [Work(FORWARD, 2 * images, images)]
+    one += pgd(images, attack_budget(params, "calibration"), images)
+    return times(len(shown_models(params)) * len(params.datasets), one)
+
+
 def base(prompts: Prompts) -> Works:
     """Count stage ``base``: the text features of every dataset.
 
@@ -165,9 +224,11 @@ def works_of(
         "base": lambda: base(prompts),
         "finetune": lambda: finetune(params, item),
         "stability": lambda: stability(params, item),
+        "prepare": lambda: prepare(params, item, tower),
         "select": lambda: select(params, share),
         "evaluate": lambda: evaluate(params, classes, share),
         "frontier": lambda: frontier(params, share),
+        "gallery": lambda: gallery(params),
         "theory": lambda: theory.works_of(item, params, tower),
     }
     return counted[kind]() if kind in counted else []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pistole.baselines.activations import LinearInputs
 from pistole.models.sources import find_config
 from pistole.models.towers import Config, activations, build_clip, build_visual
 from pistole.params import Params
@@ -29,6 +30,7 @@ class Tower:
         parameters: number of parameters, which task vectors, scores and masks cover.
         buffers: number of values in buffers (BatchNorm statistics).
         embedding: length of a feature.
+        grams: number of values in the Gram matrices of all linear layers' inputs.
         activation: activation functions.
         heads: attention heads of all layers.
         depth: numbered blocks.
@@ -42,6 +44,7 @@ class Tower:
     parameters: int
     buffers: int
     embedding: int
+    grams: int
     activation: str
     heads: int
     depth: int
@@ -71,11 +74,21 @@ def read_tower(params: Params) -> Tower:
         parameters=sum(p.numel() for p in visual.parameters()),
         buffers=sum(b.numel() for b in visual.buffers()),
         embedding=visual(images).shape[1],
+        grams=_gram_values(visual, images),
         activation="+".join(activations(visual)),
         heads=sum(layer.heads for layer in attentions(visual)),
         depth=len(blocks_by_depth(n for n, _ in visual.named_parameters())),
         flops=count_flops(visual, images) | {TEXT: _text_flops(config, name)},
     )
+
+
+def _gram_values(visual: nn.Module, images: Tensor) -> int:
+    inputs: dict[str, int] = {}
+    with LinearInputs(
+        dict(visual.named_parameters()), lambda name, x, axis: inputs.update({name: x.shape[1]})
+    ):
+        visual(images)
+    return sum(size**2 for size in inputs.values())
 
 
 def _own_size(config: Config) -> int:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import matplotlib.style
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -124,30 +123,4 @@ def legend_above(made: Figure, handles: Mapping[str, object], columns: int) -> N
         ncols=columns,
         handlelength=2.2,
         columnspacing=1.4,
-    )
-
-
-def outside_text(
-    axes: Axes, text: str, point: tuple[float, float], away: tuple[float, float]
-) -> None:
-    """Write beside a point, on the side that points away from the rest of its curve.
-
-    Args:
-        axes: where.
-        text: what.
-        point: in data units.
-        away: direction, in pixels of the screen.
-    """
-    length = max((away[0] ** 2 + away[1] ** 2) ** 0.5, 1e-9)
-    x, y = away[0] / length, away[1] / length
-    axes.annotate(
-        text,
-        point,
-        xytext=(11 * x, 11 * y),
-        textcoords="offset points",
-        ha="left" if x > 0.35 else "right" if x < -0.35 else "center",
-        va="bottom" if y > 0.35 else "top" if y < -0.35 else "center",
-        color=GREY,
-        fontsize=9,
-        annotation_clip=False,
     )

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pistole.errors import UserError
 from pistole.files import read_json
 from pistole.params import CHECKS, SOURCES, Params
+from pistole.report.gallery import read_gallery
 from pistole.report.tables import in_order
 
 Row = dict[str, Any]
@@ -47,6 +48,7 @@ class Results:
         sources: source -> record of its training and its curve.
         stability: source -> summary of its scores.
         masks: rows of the masks' statistics: variant, source, layer, numbers.
+        gallery: record and pictures of stage ``gallery``; None if none are wanted.
     """
 
     models: dict[str, dict[str, Any]]
@@ -60,6 +62,7 @@ class Results:
     sources: dict[str, Recorded]
     stability: dict[str, dict[str, Any]]
     masks: list[Row]
+    gallery: tuple[dict[str, Any], dict[str, np.ndarray]] | None
 
 
 def read_results(params: Params, artifacts: Path) -> Results:
@@ -114,6 +117,7 @@ def read_results(params: Params, artifacts: Path) -> Results:
             for s in SOURCES
         },
         masks=_rows(artifacts / "masks" / "statistics.csv", "masks"),
+        gallery=read_gallery(artifacts / "gallery") if params.report.gallery else None,
     )
 
 

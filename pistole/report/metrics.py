@@ -14,18 +14,32 @@ from pistole.report.tables import POOL, told
 Metrics = dict[str, Any]
 
 
-def build_metrics(params: Params, results: Results) -> Metrics:
+def compare_models(params: Params, results: Results) -> Paired:
+    """Measure all models on the same images, with one bootstrap draw for all of them.
+
+    Args:
+        params: ``seed`` and ``report.bootstrap`` are read.
+        results: what the stages wrote.
+
+    Returns:
+        What every model and every difference is estimated from.
+    """
+    names, resamples = list(results.models), params.report.bootstrap
+    return compare(names, results.outcomes, resamples=resamples, seed=params.seed)
+
+
+def build_metrics(params: Params, results: Results, paired: Paired) -> Metrics:
     """Summarise the results, with an interval for every accuracy and difference.
 
     Args:
-        params: ``profile``, ``seed`` and ``report.bootstrap`` are read.
+        params: ``profile`` and ``merge.lambda`` are read.
         results: what the stages wrote.
+        paired: of :func:`compare_models`.
 
     Returns:
         The content of ``report/metrics.json``; ``differences`` holds PISTOLE minus the model.
     """
     names = list(results.models)
-    paired = compare(names, results.outcomes, resamples=params.report.bootstrap, seed=params.seed)
     models = {name: _model(results, i, name, paired.mean([name])) for i, name in enumerate(names)}
     sections = _sections(params, results, paired, models)
     return {

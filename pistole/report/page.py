@@ -1,48 +1,103 @@
-"""The one-page HTML report: self-contained, without scripts, equal bytes for equal numbers."""
+"""The one-page HTML report: self-contained, with equal bytes for equal numbers."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from pistole.params import CHECKS, SOURCES, Params
+from pistole.params import CHECKS, Params
 from pistole.report import figures, theory, words
+from pistole.report.families import FAMILIES, looks
+from pistole.report.gallery import gallery_view
 from pistole.report.inputs import Results, Row
+from pistole.report.origins import origins
+from pistole.report.plane import swatch
 from pistole.report.reference import reference_view
 from pistole.report.rows import comparison_groups, missing
 from pistole.report.statistics import LEVEL, MEASURES
+from pistole.report.summary import summary
 from pistole.report.tables import (
     CONTROLS,
     MAIN,
+    Metrics,
     cell,
+    in_order,
     label,
     leads,
     points,
     signed,
-    some,
     task_cell,
 )
+from pistole.report.tracing import trace_command
 from pistole.report.values import flatten, number
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(
-    params: Params, results: Results, metrics: dict[str, Any], drawn: Mapping[str, str]
-) -> str:
-    """Write the page.
+@dataclass(frozen=True)
+class Content:
+    """What the page is made of.
 
-    Args:
+    Attributes:
         params: shown in full.
         results: what the stages wrote.
         metrics: content of ``report/metrics.json``.
+        rows: of :func:`pistole.report.methods.method_rows`.
         drawn: figure -> SVG document.
+        environment: what the page was made with: python, digest of the lock, versions.
+    """
+
+    params: Params
+    results: Results
+    metrics: Metrics
+    rows: list[dict[str, Any]]
+    drawn: Mapping[str, str]
+    environment: Mapping[str, Any]
+
+
+def render(content: Content) -> str:
+    """Write the page.
+
+    Args:
+        content: what to show.
 
     Returns:
         The HTML document.
+    """
+    params, results, metrics = content.params, content.results, content.metrics
+    return template("index.html.j2").render(
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        level=f"{LEVEL:.0%}",
+        cell=cell,
+        task_cell=task_cell,
+        figures={name: inline(document, name) for name, document in content.drawn.items()},
+        summary=summary(params, results, metrics, content.rows),
+        rows=content.rows,
+        environment=content.environment,
+        **_filters(content.rows, results),
+        **_accuracies(metrics),
+        reference=_reference(params, metrics),
+        **_checks(results),
+        **_scores(results),
+        **_circumstances(params, results),
+        **origins(results),
+        gallery=_gallery(results),
+    )
+
+
+def template(name: str) -> Template:
+    """Open a template of the page.
+
+    Args:
+        name: its file.
+
+    Returns:
+        The template.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -54,29 +109,25 @@ def render(
     )
     environment.filters |= {"points": points, "signed": signed, "label": label, "number": number}
     environment.filters["greek"] = lambda text: text.replace("lambda", "λ")
-    return environment.get_template("index.html.j2").render(
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        level=f"{LEVEL:.0%}",
-        cell=cell,
-        task_cell=task_cell,
-        figures={name: inline(document, name) for name, document in drawn.items()},
-        **_accuracies(metrics),
-        reference=_reference(params, metrics),
-        **_checks(results),
-        **_scores(results),
-        **_circumstances(params, results),
-    )
+    environment.filters["trace"] = trace_command
+    return environment.get_template(name)
+
+
+def _filters(rows: list[dict[str, Any]], results: Results) -> dict[str, Any]:
+    """The kinds of rows that there are, and how each row looks in the charts."""
+    styles = looks(in_order({row["name"]: None for row in rows} | dict(results.frontier)))
+    kinds = {look.family for look in styles.values()}
+    return {
+        "families": {key: title for key, title in FAMILIES.items() if key in kinds},
+        "looks": styles,
+        "swatches": {name: Markup(swatch(look)) for name, look in styles.items()},
+    }
 
 
 def _accuracies(metrics: dict[str, Any]) -> dict[str, Any]:
-    main = some(metrics, MAIN)
     return {
         "metrics": metrics,
         "measures": MEASURES,
-        "headline": words.headline(metrics, leads(metrics)),
-        "main": main,
-        "others": {name: m for name, m in metrics["models"].items() if name not in MAIN},
-        "best": {key: max((m[key] for m in main.values()), default=None) for key in MEASURES},
         "leads": {name: parts for name, parts in leads(metrics).items() if name in MAIN},
         "groups": comparison_groups(metrics),
         "missing": missing(metrics),
@@ -87,6 +138,10 @@ def _accuracies(metrics: dict[str, Any]) -> dict[str, Any]:
 def _reference(params: Params, metrics: dict[str, Any]) -> dict[str, Any] | None:
     name = params.report.reference
     return None if name is None else reference_view(name, params.attack.eps, metrics)
+
+
+def _gallery(results: Results) -> dict[str, Any] | None:
+    return None if results.gallery is None else gallery_view(results.outcomes, *results.gallery)
 
 
 def _checks(results: Results) -> dict[str, Any]:
@@ -117,9 +172,6 @@ def _circumstances(params: Params, results: Results) -> dict[str, Any]:
         "notes": _notes(results),
         "frontier": _frontier_notes(results),
         "selected": {n: lam for n, lam in results.lambdas.items() if n not in CONTROLS},
-        "lineage": [_line(name, summary) for name, summary in results.models.items()],
-        "digests": _digests(results),
-        "vectors": _vectors(results.recipes),
         "params": flatten(values),
     }
 
@@ -161,44 +213,10 @@ def _masks(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _vectors(recipes: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Statistics of the two task vectors, once for all merges that were made of the same two."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
-    for method, recipe in recipes.items():
-        key = tuple(recipe["vectors"][source] for source in SOURCES)
-        found.setdefault(key, {"methods": [], **recipe["statistics"]})["methods"].append(method)
-    return list(found.values())
-
-
 def _notes(results: Results) -> list[str]:
     """What the attack did differently on a task, each said once."""
     found: dict[str, None] = {}
-    for summary in results.models.values():
+    for about in results.models.values():
         for task in results.outcomes:
-            found |= dict.fromkeys(f"{task}: {note}" for note in summary["tasks"][task]["notes"])
+            found |= dict.fromkeys(f"{task}: {note}" for note in about["tasks"][task]["notes"])
     return list(found)
-
-
-def _line(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """One row's way back: what made it, and the digests of what it was made from."""
-    lineage = summary["lineage"]
-    made_from = {
-        f"{source} vector": digest for source, digest in lineage.get("vectors", {}).items()
-    }
-    if lineage.get("checkpoint_sha256"):
-        made_from["file"] = lineage["checkpoint_sha256"]
-    base = lineage.get("base_digest" if lineage["record"] != "model.json" else "digest")
-    if base:
-        made_from["base"] = base
-    return {
-        "name": name,
-        "digest": summary["digest"],
-        "origin": words.origin(lineage),
-        "made_from": made_from,
-    }
-
-
-def _digests(results: Results) -> dict[str, str]:
-    """Data digests by task; all models have the same ones, or the report is refused."""
-    tasks = next(iter(results.models.values()))["tasks"]
-    return {task: tasks[task]["data_digest"] for task in results.outcomes}

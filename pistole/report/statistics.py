@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from pistole.seeds import derive
 
 LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 MEASURES = ("clean_mean", "robust_mean", "sum")
 

@@ -40,7 +40,24 @@ LABELS = {
     "self_mask": "Self mask",
     "magnitude_mask": "Magnitude mask",
     "zero_nat": "No natural vector",
+    "task_arithmetic": "Task arithmetic",
+    "ties": "TIES",
+    "dare": "DARE",
+    "dare_ties": "DARE + TIES",
+    "breadcrumbs": "Breadcrumbs",
+    "pcb": "PCB-Merging",
+    "consensus": "Consensus TA",
+    "slerp": "SLERP",
+    "fisher": "Fisher",
+    "regmean": "RegMean",
+    "adamerging": "AdaMerging",
+    "atlas": "aTLAS",
+    "concrete": "Concrete",
+    "distac": "DisTaC",
+    "led": "LED-Merging",
+    "obm": "OBM",
 }
+OFFICIAL = "_official"  # a method at the settings of its authors, beside the tuned one
 TITLES = {  # what the theory checks are about
     "interference": "Interference contraction (Theorem 1)",
     "pci_trace": "PCI against the Hessian trace (Theorem 2)",
@@ -61,6 +78,8 @@ def label(name: str) -> str:
     Returns:
         The label; an unknown key is its own label.
     """
+    if name.endswith(OFFICIAL):
+        return f"{label(name.removesuffix(OFFICIAL))} (official)"
     return LABELS.get(name, name)
 
 
@@ -71,12 +90,15 @@ def in_order(named: Mapping[str, Any]) -> dict[str, Any]:
         named: model -> anything; JSON files have lost the order.
 
     Returns:
-        The same entries; unknown models last.
+        The same entries, a method at official settings after the tuned one; unknown models last.
     """
     known = list(LABELS)
-    return dict(
-        sorted(named.items(), key=lambda i: known.index(i[0]) if i[0] in known else len(known))
-    )
+
+    def place(entry: tuple[str, Any]) -> tuple[int, bool]:
+        stem = entry[0].removesuffix(OFFICIAL)
+        return known.index(stem) if stem in known else len(known), stem != entry[0]
+
+    return dict(sorted(named.items(), key=place))
 
 
 def points(value: float) -> str:

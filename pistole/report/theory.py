@@ -22,7 +22,8 @@ def view(name: str, record: Recorded) -> dict[str, Any]:
         record: its summary and table.
 
     Returns:
-        Words, verdict, further findings, numbers, and figure and rows where the check has a figure.
+        Words, verdict, further findings, numbers (and ``keys``, those of single numbers in
+        ``metrics.json``), and figure and rows where the check has a figure.
     """
     summary, module = record.summary, figures.CHECKS.get(name)
     numbers, left_out = shown_numbers(summary)
@@ -34,6 +35,11 @@ def view(name: str, record: Recorded) -> dict[str, Any]:
         **{key: summary.get(key, "") for key in TOLD},
         "notes": [text for key, text in summary.items() if key.endswith("_statement")],
         "numbers": numbers,
+        "keys": {
+            told: f"theory.{name}.{key}"
+            for told in numbers
+            if _is_number(summary, key := told.replace(": ", ".", 1))
+        },
         "left_out": left_out,
         "columns": list(rows[0]) if rows else [],
         "rows": rows,
@@ -76,3 +82,14 @@ def _leaves(value: object) -> int | None:
         )
         return 1 if short else None
     return 1
+
+
+def _is_number(tree: object, key: str) -> bool:
+    """Tell whether a dotted key, whose parts may hold dots themselves, leads to one number."""
+    if not isinstance(tree, Mapping):
+        return not key and isinstance(tree, int | float)
+    return any(
+        _is_number(value, key[len(name) + 1 :])
+        for name, value in tree.items()
+        if key == name or key.startswith(f"{name}.")
+    )

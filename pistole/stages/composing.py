@@ -1,11 +1,13 @@
 """Everything a merge needs, read once, so that models over lambda are composed in memory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from pistole.baselines.registry import CHOSEN, compose, method_named
+from pistole.files import load_tensors
 from pistole.params import Params
 from pistole.stages.towers import base_state, read_masks, read_vectors
 
@@ -24,6 +26,7 @@ class Ingredients:
         variant: name of these masks.
         rescale: ``none`` or ``norm``.
         seed: of the run.
+        statistics: what the method's preparation measured, if it has one.
     """
 
     theta_0: Tensors
@@ -33,13 +36,17 @@ class Ingredients:
     variant: str | None
     rescale: str
     seed: int
+    statistics: Tensors | None = None
 
-    def compose(self, method: str, lam: float) -> Tensors:
+    def compose(
+        self, method: str, lam: float | None, options: Mapping[str, float] | None = None
+    ) -> Tensors:
         """Merge.
 
         Args:
             method: a name of :data:`pistole.baselines.registry.METHODS`.
-            lam: weight of the natural vector.
+            lam: weight of the natural vector; None for methods without one.
+            options: tuned options of the method; None means its official ones.
 
         Returns:
             The merged parameters.
@@ -53,11 +60,19 @@ class Ingredients:
             masks=self.masks,
             rescale=self.rescale,
             seed=self.seed,
+            options=options,
+            statistics=self.statistics,
         )
 
 
 def read_ingredients(
-    params: Params, method: str, base: Path, natural: Path, robust: Path, masks: Path | None
+    params: Params,
+    method: str,
+    base: Path,
+    natural: Path,
+    robust: Path,
+    masks: Path | None,
+    prepared: Path | None = None,
 ) -> Ingredients:
     """Read what a method needs.
 
@@ -68,16 +83,27 @@ def read_ingredients(
         natural: natural task vector.
         robust: robust task vector.
         masks: folder of stage ``masks``.
+        prepared: folder with a folder per preparation.
 
     Returns:
-        The ingredients on the CPU; a method that needs masks is refused without them when it
-        composes.
+        The ingredients on the CPU; a method that needs masks or a preparation is refused without
+        them when it composes.
     """
-    variant = method_named(method).masks
+    known = method_named(method)
+    variant, statistics = known.masks, None
+    if known.needs is not None and prepared is not None:
+        statistics = load_tensors(prepared / known.needs / "statistics.safetensors")[0]
     if variant == CHOSEN:
         variant = params.stability.variant
     tau_nat, tau_rob = read_vectors(natural, robust, base)
     read = read_masks(masks, variant) if variant is not None and masks is not None else None
     return Ingredients(
-        base_state(base)[0], tau_nat, tau_rob, read, variant, params.merge.rescale, params.seed
+        base_state(base)[0],
+        tau_nat,
+        tau_rob,
+        read,
+        variant,
+        params.merge.rescale,
+        params.seed,
+        statistics,
     )

@@ -11,6 +11,7 @@ from pistole.progress import track
 from pistole.robust.journal import forget
 from pistole.stages.attacking import Attacker, ensemble_spec, means
 from pistole.stages.composing import read_ingredients
+from pistole.stages.merge import chosen_options
 from pistole.stages.runtime import classifier, device_of, with_parameters
 
 RESUME = Path(".pistole/resume")
@@ -25,8 +26,10 @@ def run(
     masks: Path,
     data: Path,
     out: Path,
+    select: Path | None = None,
+    prepared: Path | None = None,
 ) -> dict[str, float]:
-    """Sweep lambda; no checkpoint is stored.
+    """Sweep lambda at the method's tuned options; no checkpoint is stored.
 
     The attack is the ensemble's APGD-CE alone: a curve needs many models, and the table has the
     full ensemble.
@@ -41,18 +44,21 @@ def run(
         data: folder with one folder per dataset.
         out: folder for ``frontier.csv``, ``outcomes.parquet`` (a row per lambda and image) and
             ``summary.json``.
+        select: folder of stage ``select``, for methods with tuned options.
+        prepared: folder with a folder per preparation, for methods that need one.
 
     Returns:
         The largest clean + robust sum on the curve and its lambda.
     """
     device = device_of(params)
-    ingredients = read_ingredients(params, method, base, natural, robust, masks)
+    ingredients = read_ingredients(params, method, base, natural, robust, masks, prepared)
+    options = chosen_options(method, select)
     clf = classifier(base, params.datasets[0], device)
     journals = RESUME / f"frontier-{method}"
     attacker = Attacker(params, clf, ensemble_spec(params, apgd_ce_alone=True), base, journals)
     rows, ids, outcomes = [], {}, []
     for lam in track(params.frontier.grid, f"frontier {method}"):
-        with_parameters(clf, ingredients.compose(method, lam))
+        with_parameters(clf, ingredients.compose(method, lam, options))
         tasks = {}
         for name in params.datasets:
             table, tasks[name] = attacker.attack(data / name, params.frontier.images)
@@ -70,6 +76,7 @@ def run(
     with atomic_directory(out) as folder:
         write_csv(folder / "frontier.csv", list(rows[0]), rows)
         record = {"attack": attacker.describe(), "images": params.frontier.images, "ids": ids}
+        record["options"] = options
         write_json(folder / "summary.json", record)
         pq.write_table(pa.concat_tables(outcomes), folder / "outcomes.parquet")
     forget(journals)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pistole.baselines.registry import method_named
 from pistole.errors import UserError
 from pistole.files import atomic_directory, read_json, save_tensors, sha256_tensors, write_json
 from pistole.method.vectors import vector_statistics
@@ -21,6 +22,7 @@ def run(
     select: Path | None,
     out: Path,
     lam: float | None = None,
+    prepared: Path | None = None,
 ) -> dict[str, float]:
     """Merge with the lambda of params.yaml, of stage ``select``, or the one given.
 
@@ -34,18 +36,23 @@ def run(
         select: folder of stage ``select``, for ``merge.lambda: selected``.
         out: folder for ``visual.safetensors`` and ``recipe.json``.
         lam: overrides ``merge.lambda``.
+        prepared: folder with a folder per preparation, for methods that need one.
 
     Returns:
-        Lambda and the statistics of the two vectors.
+        Lambda, if the method has one, and the statistics of the two vectors.
     """
     use_threads(params)
-    ingredients = read_ingredients(params, method, base, natural, robust, masks)
-    chosen = chosen_lambda(params, method, select) if lam is None else lam
-    theta = ingredients.compose(method, chosen)
+    ingredients = read_ingredients(params, method, base, natural, robust, masks, prepared)
+    chosen = lam
+    if lam is None and method_named(method).has_axis:
+        chosen = chosen_lambda(params, method, select)
+    options = chosen_options(method, select)
+    theta = ingredients.compose(method, chosen, options)
     statistics = vector_statistics(ingredients.tau_nat, ingredients.tau_rob)
     recipe = {
         "method": method,
         "lambda": chosen,
+        "options": options,
         "rescale": ingredients.rescale,
         "variant": ingredients.variant,
         "base_digest": base_digest(base),
@@ -60,7 +67,7 @@ def run(
     with atomic_directory(out) as folder:
         save_tensors(folder / "visual.safetensors", theta | buffers, recipe)
         write_json(folder / "recipe.json", recipe)
-    return {"lambda": chosen, **statistics}
+    return ({} if chosen is None else {"lambda": chosen}) | statistics
 
 
 def chosen_lambda(params: Params, method: str, select: Path | None) -> float:
@@ -87,3 +94,27 @@ def chosen_lambda(params: Params, method: str, select: Path | None) -> float:
             f"{select}/lambda.json has no '{method}': add it to methods and run stage select"
         )
     return float(chosen[method])
+
+
+def chosen_options(method: str, select: Path | None) -> dict[str, float]:
+    """Return the tuned options that a method is merged with.
+
+    Args:
+        method: a name of the merging methods.
+        select: folder of stage ``select``; None for the official options.
+
+    Returns:
+        Option -> value, where it was tuned.
+
+    Raises:
+        UserError: the options of a method that has nothing else to choose were never tuned.
+    """
+    known = method_named(method)
+    if select is None or not (known.tuned or known.searched):
+        return {}
+    options = read_json(select / "options.json")
+    if method not in options and not known.has_axis:
+        raise UserError(
+            f"{select}/options.json has no '{method}': add it to methods and run stage select"
+        )
+    return options.get(method, {})

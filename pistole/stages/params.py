@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pistole.files import write_text
+from pistole.files import write_json, write_text
 from pistole.params import (
     Params,
     check_page,
@@ -18,20 +18,30 @@ from pistole.params import (
     schema_text,
     use_profile,
 )
+from pistole.params.methods import need_of
 from pistole.progress import say
 
 
-def run(params: Params, out: Path) -> None:
-    """Write the token that all other stages wait for.
+def run(params: Params, out: Path, needs: Path | None = None) -> None:
+    """Write the token that all other stages wait for, and what the methods need prepared.
 
-    Its content never changes, so a changed parameter reruns only the stages that read it.
+    The token's content never changes, so a changed parameter reruns only the stages that read it.
+    The second file lets stages depend on the folder of all preparations when there is none.
 
     Args:
         params: the validated parameters (validation is what this stage is for).
         out: the token.
+        needs: gets preparation -> methods of ``methods`` that read it.
     """
-    del params
     write_text(out, "params.yaml is valid\n")
+    if needs is None:
+        return
+    read: dict[str, list[str]] = {}
+    for method in params.methods:
+        need = need_of(method)
+        if need is not None:
+            read.setdefault(need, []).append(method)
+    write_json(needs, read)
 
 
 def show(file: Path, *, explain: bool, as_json: bool = False) -> None:

@@ -19,6 +19,7 @@ def known(params: Params) -> dict[str, set[str]]:
     methods = set(params.methods)
     return {
         "data": set(params.datasets),
+        "prepared": set(params.prepare.run),
         "merged": methods,
         "frontier": set(params.frontier.methods),
         "evaluation": set(params.models),

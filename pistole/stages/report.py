@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from pistole.files import atomic_directory, write_json, write_text
+from pistole.lineage.environment import made_with
 from pistole.lineage.record import StageRun
 from pistole.params import Params
 from pistole.report.figures import draw_all
 from pistole.report.inputs import read_results
-from pistole.report.metrics import build_metrics, flat_metrics
-from pistole.report.page import render
+from pistole.report.methods import method_rows
+from pistole.report.metrics import build_metrics, compare_models, flat_metrics
+from pistole.report.page import Content, render
 from pistole.report.tables import csv_table
 
 
@@ -28,9 +30,11 @@ def run(
         Mean accuracies and sums per model, and PISTOLE's lead in the sum.
     """
     results = read_results(params, artifacts)
-    metrics = build_metrics(params, results)
-    figures = draw_all(results)
-    page = render(params, results, metrics, figures)
+    paired = compare_models(params, results)
+    metrics = build_metrics(params, results, paired)
+    figures = draw_all(results, metrics, params.stability.variant)
+    rows = method_rows(metrics, paired)
+    page = render(Content(params, results, metrics, rows, figures, made_with(Path())))
     with atomic_directory(out / "figures") as folder:
         for name, document in figures.items():
             write_text(folder / f"{name}.svg", document)

@@ -1,5 +1,7 @@
-"""Stage ``select``: lambda of every method, chosen on held-out training images."""
+"""Stage ``select``: lambda and options of every method, chosen on held-out training images."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,21 +10,32 @@ from pistole.baselines.registry import METHODS
 from pistole.files import atomic_directory, write_csv, write_json
 from pistole.models.zeroshot import ZeroShotClassifier
 from pistole.params import Params
-from pistole.progress import track
+from pistole.progress import counting
 from pistole.robust.pgd import pgd_by_id
 from pistole.seeds import derive
-from pistole.stages.composing import read_ingredients
+from pistole.stages.composing import Ingredients, read_ingredients
 from pistole.stages.runtime import attack_budget, classifier, device_of, with_parameters
 from pistole.stages.slices import Slice, read_slice
+from pistole.stages.tuning import Setting, trials, tune
+
+COLUMNS = ("method", "lambda", "options", "clean", "robust")
 
 
 def run(
-    params: Params, base: Path, natural: Path, robust: Path, masks: Path, data: Path, out: Path
+    params: Params,
+    base: Path,
+    natural: Path,
+    robust: Path,
+    masks: Path,
+    data: Path,
+    out: Path,
+    prepared: Path | None = None,
 ) -> dict[str, float]:
-    """Take the lambda with the largest clean + robust accuracy on the slice ``select``.
+    """Take the setting with the largest clean + robust accuracy on the slice ``select``.
 
-    Test images play no part. Ties go to the smaller lambda, the more robust model. The controls
-    of docs/method.md A.10 take the lambda of ``pistole``, so that only the masks differ.
+    Test images play no part. Ties go to the smaller lambda, the more robust model, and to the
+    official options. The controls of docs/method.md A.10 take the lambda of ``pistole``, so that
+    only the masks differ; a method's official point has nothing to choose.
 
     Args:
         params: ``select``, ``methods`` and ``attack.select`` are read.
@@ -31,7 +44,8 @@ def run(
         robust: robust task vector.
         masks: folder of stage ``masks``.
         data: the fine-tuning dataset.
-        out: folder for ``lambda.json`` and ``grid.csv``.
+        out: folder for ``lambda.json``, ``options.json`` and ``grid.csv``.
+        prepared: folder of stage ``prepare``, for methods that need it.
 
     Returns:
         The chosen lambda per method.
@@ -39,24 +53,50 @@ def run(
     device = device_of(params)
     images = read_slice(data, "select")
     model = classifier(base, images.dataset, device)
-    rows, chosen = [], {}
-    for method in params.methods:
-        if METHODS[method].matched:
+    rows: list[dict] = []
+    chosen: dict[str, Setting] = {}
+    for name in params.methods:
+        method = METHODS[name]
+        count = trials(method, params.select.grid)
+        if method.matched or not count:
             continue
-        ingredients = read_ingredients(params, method, base, natural, robust, masks)
-        for lam in track(params.select.grid, f"select {method}"):
-            with_parameters(model, ingredients.compose(method, lam))
-            clean, attacked = accuracies(model, images, params)
-            rows.append({"method": method, "lambda": lam, "clean": clean, "robust": attacked})
-        ours = [row for row in rows if row["method"] == method]
-        chosen[method] = max(ours, key=lambda row: (row["clean"] + row["robust"], -row["lambda"]))[
-            "lambda"
-        ]
-    chosen |= {name: chosen["pistole"] for name in params.methods if METHODS[name].matched}
+        ingredients = read_ingredients(params, name, base, natural, robust, masks, prepared)
+        with counting(f"select {name}", count) as advance:
+            score = _scorer(params, model, images, name, ingredients, rows, advance)
+            chosen[name] = tune(method, params.select.grid, score)
+    lambdas = {name: s.lam for name, s in chosen.items() if s.lam is not None}
+    lambdas |= {name: lambdas["pistole"] for name in params.methods if METHODS[name].matched}
+    options = {name: s.options for name, s in chosen.items() if s.options}
     with atomic_directory(out) as folder:
-        write_json(folder / "lambda.json", chosen)
-        write_csv(folder / "grid.csv", ("method", "lambda", "clean", "robust"), rows)
-    return {f"lambda/{method}": lam for method, lam in chosen.items()}
+        write_json(folder / "lambda.json", lambdas)
+        write_json(folder / "options.json", options)
+        write_csv(folder / "grid.csv", COLUMNS, rows)
+    return {f"lambda/{method}": lam for method, lam in lambdas.items()}
+
+
+def _scorer(
+    params: Params,
+    model: ZeroShotClassifier,
+    images: Slice,
+    name: str,
+    ingredients: Ingredients,
+    rows: list[dict],
+    advance: Callable[[], None],
+) -> Callable[[Setting], float]:
+    def score(setting: Setting) -> float:
+        with_parameters(model, ingredients.compose(name, setting.lam, setting.options))
+        clean, attacked = accuracies(model, images, params)
+        rows.append(_row(name, setting, clean, attacked))
+        advance()
+        return clean + attacked
+
+    return score
+
+
+def _row(name: str, setting: Setting, clean: float, attacked: float) -> dict:
+    told = json.dumps(setting.options, sort_keys=True) if setting.options else ""
+    lam = "" if setting.lam is None else setting.lam
+    return dict(zip(COLUMNS, (name, lam, told, clean, attacked), strict=True))
 
 
 def accuracies(model: ZeroShotClassifier, images: Slice, params: Params) -> tuple[float, float]:

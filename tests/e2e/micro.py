@@ -46,6 +46,7 @@ MICRO = {
     "stability.K": 2,
     "stability.pci.pairs": 2,
     "stability.batch_size": 8,
+    "prepare.images": 8,
     "select.grid": [0, 0.5, 1],
     "frontier.grid": [0, 1],
     "frontier.images": 8,

@@ -133,5 +133,6 @@ def commands() -> list[list[str]]:
         *(["evaluate", name, "--model", place] for name, place in MODELS.items()),
         ["frontier", "vanilla"],
         *(["theory", check] for check in CHECKS),
+        ["gallery"],
         ["report"],
     ]

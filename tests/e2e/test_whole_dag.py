@@ -38,6 +38,7 @@ def commands(params: Path) -> list[list[str]]:
         *(["evaluate", name, "--model", f"artifacts/{place}"] for name, place in MODELS.items()),
         *(["frontier", method] for method in ("wise_ft", "vanilla", "pistole")),
         *(["theory", check] for check in CHECKS),
+        ["gallery"],
         ["report"],
     ]
 

@@ -65,6 +65,7 @@ stability:
   granularity: tensor
 methods: [wise_ft, vanilla, pistole]
 models: {{base: artifacts/base, pistole: artifacts/merged/pistole}}
+prepare: {{run: [], images: 8, batch_size: 4, steps: null}}
 merge: {{lambda: selected, rescale: none}}
 select: {{grid: [0, 0.5, 1]}}
 frontier: {{methods: [vanilla, pistole], grid: [0, 1], images: 5}}
@@ -87,5 +88,5 @@ theory:
   agreement: {{radii: [0, 1/255]}}
   linear_frontier: {{resamples: 10}}
   conflict_map: {{samples: 4, repeats: 2, top: 0.1}}
-report: {{bootstrap: 100, reference: null}}
+report: {{bootstrap: 100, reference: null, gallery: 1}}
 """

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import report_theory_records
 import yaml
 from report_files import write_csv, write_json
+from safetensors.numpy import save_file
 
 from pistole.params import Params
 from pistole.report.tables import MAIN
@@ -55,7 +56,10 @@ def make_params(**changes: object) -> Params:
         Validated parameters.
     """
     raw = yaml.safe_load(PROFILE.read_text())
-    raw |= {"datasets": list(TASKS), "report": {"bootstrap": 200, "reference": None}} | changes
+    raw |= {
+        "datasets": list(TASKS),
+        "report": {"bootstrap": 200, "reference": None, "gallery": 2},
+    } | changes
     raw["attack"]["evaluate"] |= {
         "apgd_ce": {"steps": 30, "restarts": 1},
         "apgd_t": {"steps": 20, "restarts": 1, "targets": 5},
@@ -88,6 +92,7 @@ def write_artifacts(root: Path, tasks: tuple[str, ...] = TASKS, images: int = IM
     for name, objective in (("natural", "erm"), ("robust", "tecoa")):
         _source(root, name, objective, source)
     write_csv(root / "masks" / "statistics.csv", _mask_rows())
+    _gallery(root / "gallery", tasks, source)
     for check, write in report_theory_records.CHECKS.items():
         write(root / "theory" / check)
     return root
@@ -182,7 +187,8 @@ def _curve(root: Path, method: str, number: int, tasks: tuple[str, ...]) -> None
         clean = 0.74 + (0.06, 0.12, 0.115, 0.125)[number] * lam
         robust = 0.47 - (0.32, 0.3, 0.285, 0.27)[number] * lam ** (1.2 + 0.4 * number)
         row = {"lambda": lam, "clean_mean": clean, "robust_mean": robust}
-        rows.append(row | {f"clean/{task}": clean for task in tasks})
+        shares = {"clean": clean, "robust": robust}
+        rows.append(row | {f"{k}/{task}": v for k, v in shares.items() for task in tasks})
     write_csv(root / "frontier" / method / "frontier.csv", rows)
     ids = {task: [f"{task}/{i}" for i in range(1, 40, 2)] for task in tasks}
     summary = {"attack": {"eps": 4 / 255, "apgd_ce": {"steps": 30}}, "images": 20, "ids": ids}
@@ -215,3 +221,25 @@ def _source(root: Path, name: str, objective: str, source: np.random.Generator) 
         "forward_equivalents": 23040 if name == "natural" else 51234,
     }
     write_json(root / "stability" / name / "summary.json", summary)
+
+
+def _gallery(folder: Path, tasks: tuple[str, ...], source: np.random.Generator) -> None:
+    """Noise, on which every second answer changes."""
+    models, count, shape = ("base", "natural", "robust", "vanilla", "pistole"), 2, (3, 16, 16)
+    pixels, record = {}, {}
+    for task in tasks:
+        pixels[f"{task}/clean"] = source.integers(0, 256, (count, *shape), dtype=np.uint8)
+        rows = {}
+        for number, name in enumerate(models):
+            for kind in ("adversarial", "perturbation"):
+                noise = source.integers(0, 256, (count, *shape), dtype=np.uint8)
+                pixels[f"{task}/{name}/{kind}"] = noise
+            right = {"class": "red ring", "right": True, "probability": 0.7, "true_class": 0.7}
+            wrong = {"class": "<blue>", "right": False, "probability": 0.6, "true_class": 0.2}
+            after = [wrong if (number + i) % 2 else right for i in range(count)]
+            rows[name] = {"before": [right] * count, "after": after}
+        ids = [f"test/{i}" for i in range(count)]
+        record[task] = {"ids": ids, "labels": ["red ring"] * count, "models": rows}
+    attack = {"eps": 4 / 255, "steps": 10, "alpha": 1 / 255, "init": "gaussian_0.001"}
+    write_json(folder / "gallery.json", {"attack": attack, "factor": 31, "tasks": record})
+    save_file(pixels, folder / "images.safetensors")

@@ -10,10 +10,14 @@ from pistole.baselines.registry import METHODS, compose
 from pistole.errors import UserError
 from pistole.method.merge import merge
 from pistole.params.fields import Method
+from pistole.params.methods import OWN
 from tests.unit.method_models import random_params
 
 BASE, NAT, ROB = (random_params(seed) for seed in range(3))
 MASKS = tuple({k: v.sigmoid() for k, v in random_params(seed).items()} for seed in (3, 4))
+
+VECTORS = {f"{side}/{k}": t[k] for side, t in (("natural", NAT), ("robust", ROB)) for k in t}
+GIVEN = {"masks": MASKS, "statistics": VECTORS}
 
 
 def same(left: dict, right: dict) -> bool:
@@ -23,12 +27,10 @@ def same(left: dict, right: dict) -> bool:
 
 
 def test_the_methods_of_the_table_are_there():
-    assert tuple(METHODS) == get_args(Method)
-    assert [name for name, method in METHODS.items() if method.masks is None] == [
-        "wise_ft",
-        "vanilla",
-    ]
-    assert [name for name, method in METHODS.items() if not method.matched] == [
+    assert set(METHODS) == set(get_args(Method))
+    own = {name: METHODS[name] for name in OWN}
+    assert [name for name, method in own.items() if method.masks is None] == ["wise_ft", "vanilla"]
+    assert [name for name, method in own.items() if not method.matched] == [
         "wise_ft",
         "vanilla",
         "gism",
@@ -36,6 +38,7 @@ def test_the_methods_of_the_table_are_there():
         "gism_apt",
         "pistole",
     ]
+    assert not [name for name, method in METHODS.items() if method.matched and name not in OWN]
 
 
 def test_vanilla_mixes_both_vectors():
@@ -80,9 +83,10 @@ def test_an_unknown_method_names_the_nearest(name, near):
 def test_every_method_refuses_what_cannot_be_merged(name):
     for lam in (-0.1, 1.1, math.nan):
         with pytest.raises(UserError, match="lambda is"):
-            compose(name, BASE, NAT, ROB, lam=lam, masks=MASKS)
+            compose(name, BASE, NAT, ROB, lam=lam, **GIVEN)
+    lam = 0.5 if METHODS[name].has_axis else None
     nan = ROB | {"bias": torch.full((6,), math.nan)}
     with pytest.raises(UserError, match="robust task vector: tensor 'bias' is not finite"):
-        compose(name, BASE, NAT, nan, lam=0.5, masks=MASKS)
+        compose(name, BASE, NAT, nan, lam=lam, **GIVEN)
     with pytest.raises(UserError, match="natural task vector: tensor 'bias' is missing"):
-        compose(name, BASE, {k: NAT[k] for k in ("weight", "conv")}, ROB, lam=0.5, masks=MASKS)
+        compose(name, BASE, {k: NAT[k] for k in ("weight", "conv")}, ROB, lam=lam, **GIVEN)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pistole.baselines.registry import METHODS
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 TABLE = TEXT.partition("## Equation, function, test")[2].partition("\n## ")[0]
@@ -57,3 +59,16 @@ def test_every_public_function_is_named(room: str):
         ]
         missing = [n for n in names if not re.search(rf"\b{n}\b", TABLE)]
         assert not missing, f"{place}: {', '.join(missing)}"
+
+
+def test_the_page_of_merging_methods_lists_them_all():
+    page = (ROOT / "docs" / "merging.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.M))
+    assert listed == {
+        name for name, m in METHODS.items() if not m.matched and not name.endswith("_official")
+    }
+    for name in listed:
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert (" yes " in row) == (f"{name}_official" in METHODS)
+        knobs = METHODS[name].tuned if METHODS[name].has_axis else ()
+        assert all(f"`{knob}`" in row for knob in knobs), row

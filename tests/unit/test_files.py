@@ -130,3 +130,15 @@ def test_digest_sees_name_dtype_shape_and_value():
         {"w": torch.tensor([0.0, 0, 0, 1e-30])},
     ]
     assert len({sha256_tensors(t) for t in [base, *others]}) == 5
+
+
+def test_a_safetensors_header_of_a_pickles_first_bytes_is_no_pickle(tmp_path: Path):
+    place = tmp_path / "x"
+    for length in range(600, 700):
+        save_tensors(place, {"w": torch.zeros(1)}, {"note": "x" * (length - 120)})
+        if place.read_bytes()[:2] == b"\x80\x02":
+            break
+    else:
+        pytest.fail("no header of 640 bytes was made")
+    assert not is_pickle(place)
+    assert load_tensors(place)[0]["w"].tolist() == [0]

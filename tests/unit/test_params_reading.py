@@ -169,12 +169,12 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
             "merge.zzz: unknown key, the nearest is rescale (valid here: lambda, rescale)",
         ),
         (
-            "report: {bootstrap: 100, reference: null}",
+            "report: {bootstrap: 100, reference: null, gallery: 1}",
             "report: 3",
-            "report: 3 is not valid (section with bootstrap, reference)",
+            "report: 3 is not valid (section with bootstrap, reference, gallery)",
         ),
-        ("base: artifacts/base", "foo: x", "models.foo: unknown name (valid: base, natural, "),
-        ("seed: 0", "seed: 0\n1: x", "[1]: unknown name (valid: profile, seed, "),
+        ("base: artifacts/base", "foo: x", "models.foo: unknown name (did you mean "),
+        ("seed: 0", "seed: 0\n1: x", "[1]: unknown name (one of profile, seed, "),
         ("std: [0.5, 0.5, 0.5]", "std: [0.5, 0.5]", "base.std[2]: missing, add it (number > 0"),
         ("std: [0.5,", "std: [0,", "base.std[0]: 0 is not valid (number > 0 and <= 1)"),
         ("eta: 0.005", "eta: .inf", "stability.eta: inf is not valid (number > 0 and <= 1)"),
@@ -202,8 +202,8 @@ def test_all_problems_are_told_at_once_with_keys_and_remedies(tmp_path):
         ),
         (
             "methods: [wise_ft,",
-            "methods: [ties,",
-            "methods[0]: 'ties' is not valid (one of wise_ft,",
+            "methods: [teis,",
+            "methods[0]: 'teis' is not valid (did you mean ties? docs/merging.md lists all ",
         ),
         (
             "models: {base: artifacts/base, ",
@@ -328,7 +328,7 @@ def test_contradictions_are_refused_without_a_file_too():
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (TEXT + "seed: 1\n", 'line 83: found duplicate key "seed"'),
+        (TEXT + "seed: 1\n", f'line {len(TEXT.splitlines()) + 1}: found duplicate key "seed"'),
         ("base: [1\nseed: 2\n", "line 2: "),
         ("seed: \x00\n", "cannot be read (unacceptable character"),
         ("", "has no keys"),

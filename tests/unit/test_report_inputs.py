@@ -50,6 +50,8 @@ def test_sources_of_the_frontier_are_measured_like_its_lines(artifacts: Path) ->
         ("checkpoints/robust/curve.csv", "finetune@robust"),
         ("stability/natural", "stability@natural"),
         ("masks/statistics.csv", "masks"),
+        ("gallery/gallery.json", "gallery"),
+        ("gallery/images.safetensors", "gallery"),
         ("merged/zero_nat", "merge@zero_nat"),
         ("evaluation/random_score", "evaluate@random_score"),
     ],

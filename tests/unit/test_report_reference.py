@@ -75,7 +75,7 @@ def test_the_page_shows_the_table_only_if_it_is_asked_for(
         params = make_params(
             datasets=list(tasks),
             data=data,
-            report={"bootstrap": 50, "reference": name},
+            report={"bootstrap": 50, "reference": name, "gallery": 0},
         )
         report.run(params, artifacts, tmp_path / str(name))
     with_table = (tmp_path / NAME / "index.html").read_text()

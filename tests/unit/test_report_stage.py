@@ -79,7 +79,7 @@ def test_two_runs_write_equal_bytes(artifacts: Path, written: Path, tmp_path: Pa
     again = tmp_path / "elsewhere" / "report"
     report.run(make_params(), artifacts, again)
     files = sorted(p.relative_to(written) for p in written.rglob("*") if p.is_file())
-    drawn = sorted([*figures.CHECKS, "frontier", "training"])
+    drawn = sorted([*figures.CHECKS, "plane", "frontier", "mask_atlas", "training"])
     assert [str(p) for p in files] == [
         *(f"figures/{name}.svg" for name in drawn),
         "index.html",

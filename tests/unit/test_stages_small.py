@@ -58,7 +58,7 @@ TABLE = {
 @pytest.mark.parametrize("grid", [[0, 0.5, 1], [0.5, 1]])
 def test_select_takes_the_largest_sum_and_the_smaller_lambda_of_a_tie(tmp_path, monkeypatch, grid):
     def ingredients(method: str, *_) -> SimpleNamespace:
-        return SimpleNamespace(compose=lambda name, lam: (name, lam))
+        return SimpleNamespace(compose=lambda name, lam, options: (name, lam))
 
     replaced = {
         "read_slice": lambda folder, split: SimpleNamespace(dataset=split),
@@ -81,7 +81,8 @@ def test_select_takes_the_largest_sum_and_the_smaller_lambda_of_a_tie(tmp_path, 
     with (tmp_path / "out/grid.csv").open(newline="") as stream:
         rows = [tuple(row.values()) for row in csv.DictReader(stream)]
     assert len(rows) == 3 * len(grid)
-    assert ("vanilla", "0.5", "0.4", "0.2") in rows
+    assert ("vanilla", "0.5", "", "0.4", "0.2") in rows
+    assert read_json(tmp_path / "out/options.json") == {}
 
 
 @pytest.fixture

@@ -5,14 +5,16 @@ from types import ModuleType
 from pistole.report.figures import (
     agreement,
     conflict_map,
-    frontier,
     interference,
     linear_frontier,
+    mask_atlas,
     merge_path,
     pci_trace,
     training,
 )
 from pistole.report.inputs import Results
+from pistole.report.plane import draw_frontiers, draw_points
+from pistole.report.tables import Metrics
 
 # A theory check's module has TITLE, CAPTION and ALTERNATIVE (text that stands for the figure),
 # draw(record) -> SVG and numbers(record) -> rows shown behind the figure. The page shows a check
@@ -26,22 +28,30 @@ CHECKS: dict[str, ModuleType] = {
     "conflict_map": conflict_map,
 }
 ALTERNATIVES = {
+    "plane": "Robust against clean accuracy of every row of the table, with intervals",
     "frontier": "Robust against clean accuracy over lambda, one line per merging method",
+    "mask_atlas": mask_atlas.ALTERNATIVE,
     "training": "Training loss of the two sources over steps",
     **{name: module.ALTERNATIVE for name, module in CHECKS.items()},
 }
 
 
-def draw_all(results: Results) -> dict[str, str]:
+def draw_all(results: Results, metrics: Metrics, variant: str) -> dict[str, str]:
     """Draw every figure that the results allow.
 
     Args:
         results: what the stages wrote.
+        metrics: content of ``report/metrics.json``.
+        variant: score whose masks the merge uses.
 
     Returns:
         Name -> SVG document; ``training`` is absent if both sources were brought, not trained.
     """
-    drawn = {"frontier": frontier.draw(results)}
+    drawn = {
+        "plane": draw_points(metrics),
+        "frontier": draw_frontiers(results),
+        "mask_atlas": mask_atlas.draw(results.masks, variant),
+    }
     drawn |= {
         name: module.draw(results.theory[name])
         for name, module in CHECKS.items()
