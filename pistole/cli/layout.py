@@ -11,7 +11,7 @@ MAINTENANCE = "Upkeep"
 PANELS: dict[str, tuple[str, ...]] = {
     STAGES: (
         *("params", "pretrain", "data", "base", "finetune", "vectors", "stability", "masks"),
-        *("prepare", "select", "merge", "evaluate", "frontier", "gallery", "theory", "report"),
+        *("prepare", "select", "merge", "evaluate", "frontier", "theory", "gallery", "report"),
     ),
     TOOLS: (
         *("profile", "plan", "doctor", "show", "times", "audit", "trace", "diff"),
@@ -37,8 +37,8 @@ EXAMPLES: dict[str, str] = {
     "merge": "pistole merge pistole --lambda 0.2",
     "evaluate": "pistole evaluate pistole --model artifacts/merged/pistole",
     "frontier": "pistole frontier pistole",
-    "gallery": "pistole gallery",
     "theory": "pistole theory interference",
+    "gallery": "pistole gallery",
     "report": "pistole report",
     "profile list": "pistole profile list",
     "profile use": "pistole profile use demo",
