@@ -16,6 +16,7 @@ STATUS_INTERRUPTED = 130
 SWITCHES = ("--quiet", "--debug")
 DEBUG = "PISTOLE_DEBUG"
 
+RESUME = Path(".pistole/resume")
 TRAINING = "the training's last state is in .pistole/resume"
 BATCHES = "the outcomes of finished batches are in .pistole/resume"
 KEPT = {"finetune": TRAINING, "pretrain": TRAINING, "evaluate": BATCHES, "frontier": BATCHES}
@@ -57,7 +58,11 @@ class Command(typer.core.TyperCommand):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise InterruptError(ctx.command_path.partition(" ")[2]) from None
+            names = []
+            while ctx.parent is not None:  # the last one is the program
+                names.insert(0, str(ctx.info_name))
+                ctx = ctx.parent
+            raise InterruptError(" ".join(names)) from None
 
 
 def to_front(arguments: list[str]) -> list[str]:
@@ -86,10 +91,11 @@ def interruption(command: str, arguments: list[str]) -> str:
     Returns:
         One line.
     """
-    kept = KEPT.get(command, NOTHING)
     again = "dvc repro" if "DVC_STAGE" in os.environ else _line(arguments)
-    verb = "goes on from there" if command in KEPT else "does it anew"
-    return f"interrupted: {kept}: `{again}` {verb}"
+    # A training that was stopped before its first save has left nothing.
+    if command in KEPT and any(RESUME.glob(f"{command}*")):
+        return f"interrupted: {KEPT[command]}: `{again}` goes on from there"
+    return f"interrupted: {NOTHING}: `{again}` does it anew"
 
 
 def crash(error: BaseException, arguments: list[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pistole import __main__ as program
-from pistole.cli import running
+from pistole.cli import app, running
 from pistole.progress import QUIET
 from pistole.stages import params as stage
 
@@ -57,17 +57,43 @@ def test_ctrl_c_is_one_line_and_status_130(monkeypatch, capsys):
     )
 
 
+def leave(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Be in a folder where a long stage has left its state."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".pistole/resume").mkdir(parents=True)
+    (tmp_path / ".pistole/resume" / name).touch()
+
+
 @pytest.mark.parametrize("command", ["finetune", "evaluate", "frontier", "pretrain"])
-def test_an_interrupted_long_stage_says_where_it_goes_on(command):
+def test_an_interrupted_long_stage_says_where_it_goes_on(command, monkeypatch, tmp_path):
+    leave(f"{command}-natural", monkeypatch, tmp_path)
     told = running.interruption(command, [command, "it's"])
     assert ".pistole/resume" in told
     assert told.endswith("goes on from there")
     assert "\n" not in told
 
 
-def test_under_dvc_the_way_on_is_dvc_repro(monkeypatch):
+def test_a_long_stage_that_left_no_state_does_not_say_it_did(monkeypatch, tmp_path):
+    leave("evaluate-base", monkeypatch, tmp_path)
+    assert running.interruption("finetune", ["finetune"]).endswith(
+        "`pistole finetune` does it anew"
+    )
+
+
+def test_under_dvc_the_way_on_is_dvc_repro(monkeypatch, tmp_path):
+    leave("finetune-natural.safetensors", monkeypatch, tmp_path)
     monkeypatch.setenv("DVC_STAGE", "finetune@natural")
     assert "`dvc repro` goes on" in running.interruption("finetune", ["finetune", "natural"])
+
+
+def test_the_interrupted_command_is_named_however_the_program_was_started(monkeypatch):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "show_profiles", stop)
+    with pytest.raises(running.InterruptError) as stopped:
+        app(["profile", "list"], prog_name="python -m pistole")
+    assert stopped.value.command == "profile list"
 
 
 def test_an_unexpected_error_is_a_block_to_report_and_keeps_its_traceback(monkeypatch, capsys):
