@@ -15,7 +15,13 @@ from pistole.cli.running import DEBUG
 from pistole.errors import UserError
 from pistole.progress import QUIET, counting
 
-app = typer.Typer(cls=Ordered, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Ordered,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="Example: [bold]pistole doctor[/bold] says whether a run can start; "
+    "[bold]dvc repro[/bold] runs all stages",
+)
 
 Project = Annotated[Path, typer.Option(help="folder of the DVC project")]
 HERE = Path()

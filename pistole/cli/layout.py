@@ -11,7 +11,7 @@ MAINTENANCE = "Upkeep"
 PANELS: dict[str, tuple[str, ...]] = {
     STAGES: (
         *("params", "pretrain", "data", "base", "finetune", "vectors", "stability", "masks"),
-        *("prepare", "select", "merge", "evaluate", "frontier", "gallery", "theory", "report"),
+        *("prepare", "select", "merge", "evaluate", "frontier", "theory", "gallery", "report"),
     ),
     TOOLS: (
         *("profile", "plan", "doctor", "show", "times", "audit", "trace", "diff"),
@@ -37,8 +37,8 @@ EXAMPLES: dict[str, str] = {
     "merge": "pistole merge pistole --lambda 0.2",
     "evaluate": "pistole evaluate pistole --model artifacts/merged/pistole",
     "frontier": "pistole frontier pistole",
-    "gallery": "pistole gallery",
     "theory": "pistole theory interference",
+    "gallery": "pistole gallery",
     "report": "pistole report",
     "profile list": "pistole profile list",
     "profile use": "pistole profile use demo",
@@ -89,8 +89,13 @@ def arrange(app: typer.Typer, prefix: str = "") -> None:
         name = info.name or info.callback.__name__.replace("_", "-")
         info.cls = Command
         info.rich_help_panel = panel_of.get(f"{prefix}{name}")
-        example = EXAMPLES.get(f"{prefix}{name}")
-        info.epilog = f"Example: [bold]{example}[/bold]" if example else None
+        info.epilog = _shown(EXAMPLES.get(f"{prefix}{name}"))
     for group in app.registered_groups:
         group.rich_help_panel = panel_of.get(group.name)
+        inside = (text for name, text in EXAMPLES.items() if name.startswith(f"{group.name} "))
+        group.epilog = _shown(next(inside, None))
         arrange(group.typer_instance, f"{group.name} ")
+
+
+def _shown(example: str | None) -> str | None:
+    return f"Example: [bold]{example}[/bold]" if example else None

@@ -46,7 +46,8 @@ def follow(page: str) -> dict:
             yaml.dump(values, Path("params.yaml"))
         elif kind == "python":
             exec(compile(text, page, "exec"), names)
-        for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE) if kind == "console" else ():
+        lines = re.findall(r"^\$ (.*)$", text.replace("\\\n", " "), re.MULTILINE)
+        for line in lines if kind == "console" else ():
             program, *arguments = shlex.split(line)
             if program == "pistole":
                 assert status(*arguments) == 0, line
@@ -101,6 +102,7 @@ def test_merge_two_checkpoints_i_have(mine):
     assert all(torch.equal(found[name], value) for name, value in merged.items())
     assert not torch.equal(merged["proj"], load_file("my-clip/natural.safetensors")["proj"])
     assert read_json("artifacts/merged/pistole/recipe.json")["lambda"] == 0.3
+    assert load_file("ties.safetensors").keys() == load_file("my-clip/base.safetensors").keys()
 
 
 def test_evaluate_my_robust_clip_on_my_folder_of_images(mine, capsys):

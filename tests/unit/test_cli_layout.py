@@ -65,6 +65,13 @@ def test_help_of_a_command_shows_its_example(capsys):
     assert f"Example: {EXAMPLES['data index']}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("group", ["data", "profile", "statement"])
+def test_help_of_a_group_shows_an_example(group: str, capsys):
+    with pytest.raises(SystemExit):
+        app([group, "--help"])
+    assert f"Example: pistole {group} " in capsys.readouterr().out
+
+
 def run(code: str, **variables: str) -> str:
     command = [sys.executable, "-c", code]
     env = environment() | {"PYTHONPATH": str(ROOT)} | variables
