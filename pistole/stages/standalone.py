@@ -181,7 +181,8 @@ def _write(
             f"{SUFFIX}"
         )
     require_room(out, plan.slots)
-    with ThreadPoolExecutor(1) as pool:  # hashes the inputs while they are merged
+    pool = ThreadPoolExecutor(1)  # hashes the inputs while they are merged
+    try:
         files = sorted({file for model in opened for file in model.state.files})
         hashes = {file: pool.submit(sha256_file, file) for file in files}
         if out.suffix == SUFFIX:
@@ -196,6 +197,8 @@ def _write(
             recipe = _recipe(about, opened, request, hashes, weights.name, digest)
             write_json(folder / RECIPE, recipe)
         return recipe
+    finally:
+        pool.shutdown(cancel_futures=True)  # a mistake is told before all files are hashed
 
 
 def _recipe(
