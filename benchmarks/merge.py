@@ -35,7 +35,7 @@ from pistole.models.streams import open_state, size_of
 
 app = typer.Typer(add_completion=False)
 NAMES = ("base", "one", "two")
-METHODS = ["linear", "ties", "ties, whole vector"]
+METHODS = ["linear", "linear, no hash", "ties", "ties, whole vector"]
 PIECE = 2**20
 GB, MIB = 1e9, 2**20
 COPY = """
@@ -192,8 +192,10 @@ def commands(
         By name the command and what it writes.
     """
     files = [str(folder / f"{name}.safetensors") for name in NAMES]
+    half = ["--weight", "0.5", "--weight", "0.5"]
     ours = {
-        "linear": ["--weight", "0.5", "--weight", "0.5"],
+        "linear, no hash": [*half, "--no-hash"],
+        "linear": half,
         "ties": ["--set", "scope=tensor", "--set", "zero_sign=positive"],
         "ties, whole vector": [],
     }

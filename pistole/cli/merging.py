@@ -27,6 +27,7 @@ from pistole.cli.common import (
 from pistole.cli.standalone import (
     AsJson,
     Format,
+    Hashed,
     Models,
     OutDtype,
     OwnBase,
@@ -153,6 +154,7 @@ def merge(
     form: Format = None,
     dtype: OutDtype = None,
     allow_pickle: OwnPickle = False,
+    hashed: Hashed = True,
     as_json: AsJson = False,
 ) -> None:
     """Merge two task vectors of a project, or (--method) checkpoints of your own."""
@@ -171,6 +173,7 @@ def merge(
             form=form,
             dtype=dtype,
             allow_pickle=allow_pickle,
+            hashed=hashed,
         )
         return
     if name is None:
@@ -179,7 +182,7 @@ def merge(
         )
     own = {"--model": models, "--vector": vectors, "--weight": weights, "--set": settings}
     own |= {"--scope": scope, "--format": form, "--dtype": dtype}
-    own |= {"--allow-pickle": allow_pickle, "--json": as_json}
+    own |= {"--allow-pickle": allow_pickle, "--no-hash": not hashed, "--json": as_json}
     require_alone(f"METHOD {name}, of params.yaml,", own)
     target = out or ARTIFACTS / "merged" / name
     stage_command(

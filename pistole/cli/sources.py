@@ -20,6 +20,7 @@ from pistole.cli.common import (
 )
 from pistole.cli.standalone import (
     AsJson,
+    Hashed,
     Models,
     OwnBase,
     OwnPickle,
@@ -106,6 +107,7 @@ def vectors(
     models: Models = None,
     scope: Scope = None,
     allow_pickle: OwnPickle = False,
+    hashed: Hashed = True,
     as_json: AsJson = False,
 ) -> None:
     """Subtract the base from a checkpoint of a project, or (--model) of your own."""
@@ -118,11 +120,13 @@ def vectors(
             models=models,
             scope=scope,
             allow_pickle=allow_pickle,
+            hashed=hashed,
         )
         return
     if source is None:
         raise UserError("no source: give natural or robust, or --model with your own checkpoint")
-    own = {"--scope": scope, "--allow-pickle": allow_pickle, "--json": as_json}
+    own = {"--scope": scope, "--allow-pickle": allow_pickle, "--no-hash": not hashed}
+    own |= {"--json": as_json}
     require_alone(f"SOURCE {source}", own)
     fine = checkpoint or ARTIFACTS / "checkpoints" / source
     target = out or ARTIFACTS / "vectors" / f"{source}.safetensors"

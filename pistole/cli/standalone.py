@@ -48,6 +48,9 @@ OutDtype = Annotated[
 OwnPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="of --model: read .pt files too (weights only)")
 ]
+Hashed = Annotated[
+    bool, typer.Option("--hash/--no-hash", help="of --model: tell the inputs' sha256 in the recipe")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="of --model: print the recipe")]
 
 

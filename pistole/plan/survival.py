@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from pistole.robust.spec import DLR_CLASSES, EnsembleSpec
+from pistole.robust.spec import EnsembleSpec
 
 EXIT = 3.0  # iterates of APGD that an image sees before one fools the model, the start included
 
@@ -65,22 +65,6 @@ class Attempt:
     iterates: float = EXIT
 
 
-def targets(spec: EnsembleSpec, classes: int | None, least: int = DLR_CLASSES) -> int:
-    """Say how many targets a targeted attack tries.
-
-    Args:
-        spec: the ensemble.
-        classes: of the task; None if unknown, which counts as many.
-        least: classes that its loss needs.
-
-    Returns:
-        0 where there are too few classes.
-    """
-    if classes is None:
-        return spec.targets
-    return min(spec.targets, classes - 1) if classes >= least else 0
-
-
 def attempts(
     images: int, spec: EnsembleSpec, classes: int | None, share: Survival
 ) -> list[Attempt]:
@@ -99,7 +83,7 @@ def attempts(
         The attempts by rising radius; none at radius 0.
     """
     right = alive = images * share.clean
-    dlr = targets(spec, classes) * spec.apgd_t_restarts
+    dlr = spec.targets_of(classes) * spec.apgd_t_restarts
     found, share = [], share if dlr else replace(share, t=share.ce)
     for radius in sorted({spec.eps, *spec.radii}):
         at = share.at(radius / spec.eps if spec.eps > 0 else 1.0)
@@ -114,8 +98,8 @@ def _at_one_radius(
     images: int, enter: float, spec: EnsembleSpec, classes: int | None, share: Survival
 ) -> list[Attempt]:
     fgsm, ce, t = (min(enter, images * part) for part in (share.fgsm, share.ce, share.t))
-    dlr = targets(spec, classes) * spec.apgd_t_restarts
-    fab = targets(spec, classes, least=2) if spec.fab_t_steps else 0
+    dlr = spec.targets_of(classes) * spec.apgd_t_restarts
+    fab = spec.targets_of(classes, least=2) if spec.fab_t_steps else 0
     return [
         Attempt("fgsm", enter, enter - fgsm),
         Attempt("apgd_ce", fgsm, fgsm - ce),

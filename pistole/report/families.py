@@ -17,7 +17,7 @@ from pistole.report.drawing import (
 )
 from pistole.report.tables import ABLATION, CONTROLS, OFFICIAL
 
-SOURCES, SIMPLE = ("base", "natural", "robust"), ("wise_ft", "vanilla")
+SOURCES, SIMPLE = ("base", "natural", "robust"), ("wise_ft", "vanilla", "uniform_soup")
 FAMILIES = {  # in the order of the filter
     "sources": "Base and sources",
     "simple": "Plain merges",

@@ -156,8 +156,8 @@ def _attempts(
     # In their order, each as its restarts and targets.
     return {
         "apgd_ce": _ce_attempts(spec, eps),
-        "apgd_t": _t_attempts(spec, eps, _dlr_targets(spec, classes)),
-        "fab_t": _fab_attempts(spec, eps, min(spec.targets, classes - 1)),
+        "apgd_t": _t_attempts(spec, eps, spec.targets_of(classes)),
+        "fab_t": _fab_attempts(spec, eps, spec.targets_of(classes, least=2)),
         "square": _square_attempts(spec, eps, derive(run.seed, "ensemble", run.dataset)),
     }
 
@@ -189,12 +189,8 @@ def _square_attempts(spec: EnsembleSpec, eps: float, seed: int) -> Iterator[tupl
         yield "square/0", partial(square, eps=eps, queries=spec.square_queries, seed=seed)
 
 
-def _dlr_targets(spec: EnsembleSpec, classes: int) -> int:
-    return min(spec.targets, classes - 1) if classes >= DLR_CLASSES else 0
-
-
 def _notes(spec: EnsembleSpec, classes: int, share: float, masks: Masks) -> list[str]:
-    notes, targets = [], _dlr_targets(spec, classes)
+    notes, targets = [], spec.targets_of(classes)
     if share > LIMITS["EV01"]:
         text = f"{share:.0%} of the images have no cross-entropy gradient: APGD-CE is weak there"
         notes.append(note("EV01", text))

@@ -82,6 +82,20 @@ class EnsembleSpec:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1")
 
+    def targets_of(self, classes: int | None, least: int = DLR_CLASSES) -> int:
+        """Say how many targets a targeted attack tries.
+
+        Args:
+            classes: of the task; None if unknown, which counts as many.
+            least: classes that the attack's loss needs.
+
+        Returns:
+            0 where there are too few classes.
+        """
+        if classes is None:
+            return self.targets
+        return min(self.targets, classes - 1) if classes >= least else 0
+
     def describe(self) -> dict:
         """Return what the outcome depends on, as JSON-able values."""
         return {

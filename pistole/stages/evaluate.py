@@ -12,9 +12,8 @@ from pistole.params import Params
 from pistole.progress import counting
 from pistole.robust.journal import forget
 from pistole.stages.attacking import Attacker, ensemble_spec, means
-from pistole.stages.runtime import classifier, device_of, tower, with_parameters
+from pistole.stages.runtime import RESUME, classifier, device_of, tower, with_parameters
 
-RESUME = Path(".pistole/resume")
 MEANS = ("_mean", "sum", "/mean")  # how the names of means over tasks end
 KEPT = ("n", "clean", "robust", "data_digest")
 

@@ -30,11 +30,10 @@ from pistole.robust.resume import forget_state
 from pistole.robust.training import fit
 from pistole.robust.workers import joined
 from pistole.seeds import derive, generator
-from pistole.stages.runtime import attack_budget, classifier, device_of
+from pistole.stages.runtime import RESUME, attack_budget, classifier, device_of
 from pistole.stages.slices import Slice, read_slice
 from pistole.stages.towers import base_digest, base_state, require_source
 
-RESUME = Path(".pistole/resume")
 LOG_EVERY = 50  # steps between lines of the log
 CURVE = ("step", "loss", "lr", "grad_norm", "accuracy")
 OnMetric = Callable[[str, float, int], None]

@@ -12,9 +12,7 @@ from pistole.robust.journal import forget
 from pistole.stages.attacking import Attacker, ensemble_spec, means
 from pistole.stages.composing import read_ingredients
 from pistole.stages.merge import chosen_options
-from pistole.stages.runtime import classifier, device_of, with_parameters
-
-RESUME = Path(".pistole/resume")
+from pistole.stages.runtime import RESUME, classifier, device_of, with_parameters
 
 
 def run(

@@ -31,6 +31,7 @@ class Request:
         form: family of the output; None: the base's.
         dtype: of the output; None: the base's, tensor by tensor.
         allow_pickle: read ``.pt`` files too (weights only).
+        hashed: whether the recipe tells the sha256 of the inputs.
     """
 
     base: Path
@@ -42,6 +43,7 @@ class Request:
     form: str | None = None
     dtype: str | None = None
     allow_pickle: bool = False
+    hashed: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no checkpoint could satisfy."""

@@ -12,6 +12,8 @@ from pistole.params import Params
 from pistole.robust.pgd import Budget
 from pistole.stages.towers import read_parameters
 
+RESUME = Path(".pistole/resume")  # what a killed stage goes on from; no output of the DAG
+
 
 def use_threads(params: Params) -> None:
     """Sum in the order that so many threads give, whatever the machine has.

@@ -1,7 +1,7 @@
 """Merging a user's own checkpoints, outside any project: from files to one file or folder."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -181,9 +181,10 @@ def _write(
             f"{SUFFIX}"
         )
     require_room(out, plan.slots)
-    with ThreadPoolExecutor(1) as pool:  # hashes the inputs while they are merged
+    pool = ThreadPoolExecutor(1)  # hashes the inputs while they are merged
+    try:
         files = sorted({file for model in opened for file in model.state.files})
-        hashes = {file: pool.submit(sha256_file, file) for file in files}
+        hashes = {file: pool.submit(sha256_file, file) for file in files if request.hashed}
         if out.suffix == SUFFIX:
             digest = write_stream(out, plan.slots, parts, about)
             recipe = _recipe(about, opened, request, hashes, out.name, digest)
@@ -196,13 +197,15 @@ def _write(
             recipe = _recipe(about, opened, request, hashes, weights.name, digest)
             write_json(folder / RECIPE, recipe)
         return recipe
+    finally:
+        pool.shutdown(cancel_futures=True)  # a mistake is told before all files are hashed
 
 
 def _recipe(
     about: dict[str, Any],
     opened: Sequence[Model],
     request: Request,
-    hashes: Mapping[Path, Any],
+    hashes: Mapping[Path, Future],
     name: str,
     digest: str,
 ) -> dict[str, Any]:
@@ -213,9 +216,13 @@ def _recipe(
         {
             "kind": kind,
             "name": model.name,
-            "files": {file.name: hashes[file].result() for file in model.state.files},
+            "files": {file.name: _result(hashes.get(file)) for file in model.state.files},
         }
         | ({} if weight is None else {"weight": weight})
         for kind, model, weight in zip(kinds, opened, weights, strict=True)
     ]
     return {**about, "inputs": inputs, "output": {"file": name, "sha256": digest}}
+
+
+def _result(pending: Future | None) -> str | None:
+    return None if pending is None else pending.result()

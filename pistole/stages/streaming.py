@@ -197,16 +197,16 @@ def walk(plan: Plan, ingredients: Sequence[Ingredient]) -> Iterator[tuple[str, l
     """
     inner = {own: name for name, own in plan.merged.items()}
     for own in track(sorted(inner), "looking at all tensors"):
-        base = _base_if_needed(plan, ingredients, inner[own])
-        size = size_of(plan.base[inner[own]])
-        shape = plan.base[inner[own]].shape
-        yield own, [part.delta(own, base, 0, size).view(shape) for part in ingredients]
+        yield own, _whole_deltas(plan, ingredients, inner[own])
 
 
-def _base_if_needed(plan: Plan, ingredients: Sequence[Ingredient], name: str) -> Tensor:
-    if all(ingredient.displaced for ingredient in ingredients):
-        return torch.empty(0)
-    return plan.read_base(name, 0, size_of(plan.base[name]))
+def _whole_deltas(plan: Plan, ingredients: Sequence[Ingredient], name: str) -> list[Tensor]:
+    """Read one tensor of every task vector; the base is given up before they are looked at."""
+    stored, own = plan.base[name], plan.merged[name]
+    size = size_of(stored)
+    displaced = all(ingredient.displaced for ingredient in ingredients)
+    base = torch.empty(0) if displaced else plan.read_base(name, 0, size)
+    return [part.delta(own, base, 0, size).view(stored.shape) for part in ingredients]
 
 
 def _merge_step(

@@ -4,7 +4,13 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from pistole.baselines.registry import MergeMethod
+from pistole.baselines.soups import greedy_soup
+from pistole.method.vectors import Params
+
+WEIGHT = "natural"
 
 Option = dict[str, float]
 
@@ -93,19 +99,14 @@ def greedy(grid: Sequence[float], score: Score) -> Setting:
     Returns:
         The soup's two weights, as options ``natural`` and ``robust``.
     """
-    alone = {lam: score(_mean([lam])) for lam in grid}
-    order = sorted(grid, key=lambda lam: (-alone[lam], lam))
-    members, best = order[:1], alone[order[0]]
-    for lam in order[1:]:
-        value = score(_mean([*members, lam]))
-        if value >= best:
-            members, best = [*members, lam], value
-    return _mean(members)
+    candidates = {f"{lam:.6f}": {WEIGHT: torch.tensor(float(lam))} for lam in grid}
+    cooked = greedy_soup(candidates, lambda mean: score(_soup(mean)))
+    return _soup(cooked.params)
 
 
-def _mean(lambdas: Sequence[float]) -> Setting:
-    natural = sum(lambdas) / len(lambdas)
-    return Setting(options={"natural": natural, "robust": 1 - natural})
+def _soup(mean: Params) -> Setting:
+    natural = round(mean[WEIGHT].item(), 6)  # the mean is fp32
+    return Setting(options={"natural": natural, "robust": round(1 - natural, 6)})
 
 
 def _pairs(method: MergeMethod) -> list[list[tuple[str, float]]]:

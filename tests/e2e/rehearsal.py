@@ -9,9 +9,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pistole.method.reliability import split_half_reliability
 from pistole.models.towers import build_clip
-from pistole.stages import stability
 from pistole.stages.theory import conflict_map
 from pistole.theory.heads import attentions
 from tests.e2e.micro import ROOT
@@ -101,19 +99,10 @@ def write_rehearsal(folder: Path, write_wds: Callable[..., Path], **changes: Any
 
 @contextlib.contextmanager
 def less_of_the_tower() -> Iterator[None]:
-    """Leave out what a tower of this size makes dear: heads of one layer only, ranks of biases.
-
-    ``conflict_map`` spends many passes on each head; ``stability`` sorts all parameters eight
-    times, which takes longer than its passes here.
-    """
-
-    def of_small_tensors(*halves: dict[str, torch.Tensor]) -> dict[str, float]:
-        small = ({n: v for n, v in half.items() if v.ndim == 1} for half in halves)
-        return split_half_reliability(*small)
+    """Leave out what a tower of this size makes dear: ``conflict_map`` only does one layer."""
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conflict_map, "attentions", lambda visual: attentions(visual)[-1:])
-        patch.setattr(stability, "split_half_reliability", of_small_tensors)
         yield
 
 

@@ -143,6 +143,7 @@ def test_transformers_loads_the_merged_model_in_one_line(clips: Path):
         (f"merge {COMMON}", "no method: name one of params.yaml, or merge checkpoints of your own"),
         ("merge --method linear --model natural.safetensors --out x.safetensors", "no base: give"),
         ("merge --method linear --model natural.safetensors --base robust.pt", "no place for the"),
+        (f"merge pistole {COMMON} --no-hash", "does not go with --no-hash"),
         ("vectors", "no source: give natural or robust, or --model"),
         ("vectors natural --scope all", "SOURCE natural does not go with --scope"),
         (

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pistole.errors import UserError
+from pistole.method import reliability
 from pistole.method.reliability import spearman, split_half_reliability
 from pistole.method.scores import accumulate, magnitude, micro_size
 from pistole.method.trajectory import (
@@ -93,6 +94,23 @@ def test_split_half_reliability_is_per_layer():
     assert found == pytest.approx({"weight": 1, "bias": -1, "conv": 0})
     with pytest.raises(UserError, match="'conv' is missing"):
         split_half_reliability(first, {k: first[k] for k in ("weight", "bias")})
+
+
+def test_large_layers_are_ranked_on_a_sample_that_their_name_decides(monkeypatch):
+    source = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 40, 50, generator=source)
+    halves = [dict.fromkeys(("a", "b"), half + 2 * noise[0]) for half in noise]
+    whole = split_half_reliability(*halves)
+    sizes = []
+    monkeypatch.setattr(reliability, "RANKED", 500)
+    monkeypatch.setattr(
+        reliability, "spearman", lambda a, b: sizes.append(len(a)) or spearman(a, b)
+    )
+    sampled = split_half_reliability(*halves)
+    assert sizes == [500, 500]
+    assert sampled["a"] == pytest.approx(whole["a"], abs=0.02)
+    assert sampled["a"] != sampled["b"]  # other coordinates
+    assert sampled == split_half_reliability(*halves)
 
 
 def test_micro_batches_of_unequal_size_weigh_by_their_images():

@@ -7,7 +7,7 @@ import torch
 from robust_models import CLASSES, SIDE, fresh_net, names, pictures
 
 from pistole.plan.attacks import ensemble, expected_ensemble, ladder, pgd
-from pistole.plan.survival import EVERY, Attempt, Survival, attempts, targets
+from pistole.plan.survival import EVERY, Attempt, Survival, attempts
 from pistole.plan.work import FORWARD, IMAGE, by_kind, forward_equivalents, images_forward
 from pistole.robust import pgd as attack
 from pistole.robust.ensemble import EnsembleSpec, evaluate
@@ -128,7 +128,7 @@ def test_the_ladder_takes_its_rungs():
 
 @pytest.mark.parametrize(("classes", "count"), [(2, 0), (3, 0), (4, 3), (None, 3)])
 def test_apgd_t_has_targets_where_its_loss_has_classes(classes, count):
-    assert targets(SPEC, classes) == count
+    assert SPEC.targets_of(classes) == count
 
 
 def test_without_a_radius_only_clean_images_are_seen():

@@ -10,6 +10,7 @@ from pistole.lineage import receipts
 from pistole.lineage.hashing import run_key
 from pistole.report.times import Ran, added, clock, large, with_times
 from pistole.stages import times
+from tests.e2e.micro import ROOT, inside, status, write_micro
 
 ENVIRONMENT = {
     "lock_sha256": "e" * 64,
@@ -102,3 +103,16 @@ def test_without_receipts_there_are_no_times(written: Path, tmp_path: Path) -> N
         times.run(folder, folder / "report", {})
     with pytest.raises(UserError, match="run stage report"):
         times.run(folder, folder / "nowhere", {})
+
+
+@pytest.mark.usefixtures("figures_of_the_records")
+def test_the_command_adds_the_planned_cost(written: Path, tmp_path: Path, capsys) -> None:
+    folder = project(tmp_path / "project", written)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    with inside(folder):
+        write_micro(Path("params.yaml"))
+        assert status("times") == 0
+    assert capsys.readouterr().out == "report/full.html: 1 stages, 12.5 s\n"
+    text = (folder / "report/full.html").read_text()
+    row = text[text.index('<table class="sortable times">') :].partition("</tr>\n</tbody>")[0]
+    assert '<th scope="row">base</th>' in row

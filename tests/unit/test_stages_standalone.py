@@ -61,6 +61,15 @@ def test_scope_all_merges_every_tensor(files, tmp_path: Path):
         assert torch.equal(value, mean(name)), name
 
 
+def test_buffers_stay_the_bases_and_need_not_be_in_the_models(files, tmp_path: Path):
+    mask = torch.full((3, 3), float("-inf")).triu(1)
+    save_file({**load_file(files[0]), "attn_mask": mask}, files[0])
+    linear(files[0], files[1:], tmp_path / "out.safetensors", scope="all")
+    merged = load_file(tmp_path / "out.safetensors")
+    assert torch.equal(merged.pop("attn_mask"), mask)
+    assert all(torch.equal(value, mean(name)) for name, value in merged.items())
+
+
 def wrapped(tmp_path: Path, how: str, seed: int) -> Path:
     """The same model as people keep it."""
     state, place = state_of(OPEN_CLIP, seed), tmp_path / f"{how.replace(' ', '-')}-{seed}"
@@ -174,6 +183,13 @@ def test_the_recipe_tells_all_and_the_file_what_holds_for_any_shards(files, tmp_
     assert inside == {k: v for k, v in recipe.items() if k not in ("inputs", "output")}
 
 
+def test_inputs_are_not_hashed_if_not_asked_for(files, tmp_path: Path):
+    out = tmp_path / "out.safetensors"
+    recipe = linear(files[0], files[1:], out, hashed=False)
+    assert [list(i["files"].values()) for i in recipe["inputs"]] == [[None]] * 3
+    assert recipe["output"]["sha256"] == sha256_file(out)
+
+
 def test_a_task_vector_is_the_difference_in_fp32_under_the_towers_names(files, tmp_path: Path):
     half = tmp_path / "half.safetensors"
     save_file({n: v.half() for n, v in load_file(files[1]).items()}, half)
@@ -271,28 +287,3 @@ def test_a_folder_of_other_things_is_not_replaced(folders, tmp_path: Path):
     with pytest.raises(UserError, match="a folder with other things in it"):
         linear(folders[0], folders[1:], tmp_path / "mine")
     assert (tmp_path / "mine" / "diary.txt").exists()
-
-
-@pytest.mark.parametrize(
-    ("method", "settings", "message"),
-    [
-        ("tees", [], "no merging method 'tees' for files: did you mean 'ties'"),
-        ("ties", ["densty=1"], "--set densty=1: ties has the options density, reduce, scaling"),
-        ("ties", ["density"], "give NAME=VALUE"),
-        ("ties", ["density=much"], "--set density=much: 'much' is no float"),
-        ("ties", ["density=2"], "density is 2"),
-        ("dare", ["seed=0.5"], "'0.5' is no int"),
-        ("consensus", ["lams=0.5,x"], "'x' is no float"),
-        ("ties", ["statistics=1"], "ties has the options"),
-    ],
-)
-def test_methods_and_options_that_do_not_exist_are_refused(method, settings, message: str):
-    with pytest.raises(UserError, match=message):
-        rule_named(method, settings)
-
-
-def test_options_get_the_types_that_the_methods_declare():
-    assert rule_named("dare", ["seed=3", "drop=.5", "then=ties"]).seed == 3
-    assert rule_named("consensus", ["lams=0.3"]).lams == 0.3
-    assert rule_named("consensus", ["lams=0.3,0.5"]).lams == (0.3, 0.5)
-    assert rule_named("robustness_soup", ["coefficients=2"]).coefficients == (2.0,)
