@@ -109,6 +109,10 @@ def test_breadcrumbs_keeps_what_holds_for_every_rule(variant):
     assert same(rule(zeros(base), longer, (1, 1)), {k: 4 * x for k, x in found.items()})
 
 
+def test_the_defaults_are_the_official_ones():
+    assert Breadcrumbs() == Breadcrumbs(gamma=0.006, keep=0.15, scaling=0.2, variant="row")
+
+
 def test_options_that_mean_nothing_are_refused():
     with pytest.raises(UserError, match=r"gamma is 1: give a share in \[0, 1\)"):
         Breadcrumbs(gamma=1)

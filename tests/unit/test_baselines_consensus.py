@@ -90,6 +90,10 @@ def test_consensus_keeps_what_holds_for_every_rule():
         check_rule(Consensus, count)
 
 
+def test_the_defaults_are_those_of_the_docstring():
+    assert Consensus() == Consensus(agree=2, lams=0.4, scaling=0.4)
+
+
 def test_options_that_do_not_fit_are_refused():
     base, vectors = sources()
     for agree in (-1, 1.5):

@@ -91,6 +91,11 @@ def test_dare_keeps_what_holds_for_every_rule(then):
         check_rule(lambda: Dare(drop=0.5, then=then), count)
 
 
+def test_the_defaults_are_the_official_ones():
+    official = {"drop": 0.9, "density": 0.2, "reduce": "mean", "scaling": 1.0}
+    assert Dare() == Dare(then="arithmetic", seed=0, **official)
+
+
 def test_options_that_mean_nothing_are_refused():
     for drop in (1, -0.1, float("nan")):
         with pytest.raises(UserError, match=r"drop is .*: give a share in \[0, 1\)"):

@@ -128,6 +128,10 @@ def test_pcb_keeps_what_holds_for_every_rule():
         check_rule(Pcb, count)
 
 
+def test_the_defaults_are_the_official_ones():
+    assert Pcb() == Pcb(ratio=0.1, scaling=1.0)
+
+
 def test_options_that_mean_nothing_are_refused():
     with pytest.raises(UserError, match=r"ratio is 0: give a share in \(0, 1\]"):
         Pcb(ratio=0)

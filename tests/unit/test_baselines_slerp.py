@@ -62,6 +62,14 @@ def test_colinear_tensors_are_interpolated_straight(factor):
     )
 
 
+def test_the_threshold_is_mergekits():
+    assert Slerp() == Slerp(space="models", scaling=1.0)
+    a = torch.tensor([1.0, 0.0]).double()
+    for cosine, straight in ((0.9994, False), (0.9996, True), (-0.9994, False), (-0.9996, True)):
+        b = torch.tensor([cosine, math.sqrt(1 - cosine**2)]).double()
+        assert torch.equal(slerp(a, b, 0.5), 0.5 * a + 0.5 * b) == straight
+
+
 def test_just_off_the_threshold_both_ways_agree():
     for cosine in (0.99949, 0.99951):
         a = torch.tensor([1.0, 0.0]).double()
@@ -73,6 +81,7 @@ def test_zero_counts_as_orthogonal():
     a, zero = torch.tensor([3.0, 4.0]).double(), torch.zeros(2).double()
     assert torch.allclose(slerp(a, zero, 0.5), a * math.sqrt(0.5))
     assert torch.equal(slerp(zero, zero, 0.5), zero)
+    assert torch.allclose(slerp(a, a * 1e-10, 0.5), a * math.sqrt(0.5))  # so short: no direction
 
 
 @pytest.mark.parametrize("space", ["models", "vectors"])

@@ -165,6 +165,11 @@ def test_the_election_itself():
     assert rows[0].tolist() == [1.0, -2.0, 0.0, 1.0]
 
 
+def test_the_defaults_are_the_papers():
+    official = {"reduce": "mean", "scope": "vector", "zero_sign": "majority"}
+    assert Ties() == Ties(density=0.2, scaling=1.0, **official)
+
+
 def test_options_that_mean_nothing_are_refused():
     for density in (0, -0.1, 1.1, float("nan")):
         with pytest.raises(UserError, match=r"density is .*: give a share in \(0, 1\]"):
