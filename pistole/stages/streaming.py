@@ -46,6 +46,19 @@ class Ingredient:
     weight: float
     displaced: bool = False
 
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Read a part of a tensor as it is stored: a model's, or a task vector's.
+
+        Args:
+            name: of the tensor.
+            start: the first coordinate.
+            stop: the coordinate after the last.
+
+        Returns:
+            A new one-dimensional tensor, fp32.
+        """
+        return read_finite(self.tensors[name], f"{self.name}: tensor {name!r}", start, stop)
+
     def delta(self, name: str, base: Tensor, start: int, stop: int) -> Tensor:
         """Read a part of the task vector tau = theta - theta_0 (docs/method.md A.2).
 
@@ -58,7 +71,7 @@ class Ingredient:
         Returns:
             A new one-dimensional tensor, fp32.
         """
-        values = read_finite(self.tensors[name], f"{self.name}: tensor {name!r}", start, stop)
+        values = self.read(name, start, stop)
         return values if self.displaced else values.sub_(base)
 
 
@@ -201,12 +214,17 @@ def walk(plan: Plan, ingredients: Sequence[Ingredient]) -> Iterator[tuple[str, l
 
 
 def _whole_deltas(plan: Plan, ingredients: Sequence[Ingredient], name: str) -> list[Tensor]:
-    """Read one tensor of every task vector; the base is given up before they are looked at."""
+    """Read one tensor of every task vector, and of the base no more than a part at a time."""
     stored, own = plan.base[name], plan.merged[name]
     size = size_of(stored)
-    displaced = all(ingredient.displaced for ingredient in ingredients)
-    base = torch.empty(0) if displaced else plan.read_base(name, 0, size)
-    return [part.delta(own, base, 0, size).view(stored.shape) for part in ingredients]
+    deltas = [part.read(own, 0, size) for part in ingredients]
+    moved = [d for d, part in zip(deltas, ingredients, strict=True) if not part.displaced]
+    for start in range(0, size if moved else 0, PART):
+        stop = min(start + PART, size)
+        base = plan.read_base(name, start, stop)
+        for delta in moved:
+            delta[start:stop].sub_(base)
+    return [delta.view(stored.shape) for delta in deltas]
 
 
 def _merge_step(
