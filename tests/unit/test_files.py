@@ -89,7 +89,7 @@ def test_a_full_disk_ends_in_one_line_and_status_2(tmp_path: Path):
     code = """
         import sys
         from pistole import __main__, cli
-        def work():
+        def work(*_, **__):
             with open("/dev/full", "w") as stream:
                 stream.write("x" * 100_000)
         cli.app = work

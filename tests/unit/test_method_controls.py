@@ -104,7 +104,8 @@ def test_the_three_permutations_differ_and_repeat_with_the_seed_of_the_run():
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.masks is not None])
 def test_masks_of_ones_leave_plain_merges(name):
     ones = {k: torch.ones_like(v) for k, v in BASE.items()}
-    found = compose(name, BASE, NAT, ROB, lam=0.3, masks=(ones, ones))
+    own = {f"{side}/{k}": t[k] for side, t in (("natural", NAT), ("robust", ROB)) for k in t}
+    found = compose(name, BASE, NAT, ROB, lam=0.3, masks=(ones, ones), statistics=own)
     plain = "wise_ft" if name in ("zero_nat", "wise_ft_matched") else "vanilla"
     assert close(found, compose(plain, BASE, NAT, ROB, lam=0.3))
 
