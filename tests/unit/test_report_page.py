@@ -244,3 +244,15 @@ def test_show_of_an_older_report_says_so(tmp_path: Path) -> None:
     write_json(tmp_path / "metrics.json", {"profile": "demo", "models": {}})
     with pytest.raises(UserError, match="older version: run stage report again"):
         show.run(tmp_path)
+
+
+def test_attacks_that_did_not_run_are_named(artifacts: Path, written: Path, tmp_path: Path) -> None:
+    told = (written / "index.html").read_text()
+    assert "(the first two attacks of AutoAttack); FAB-T is left out; Square is left out," in told
+    for summary in (artifacts / "evaluation").glob("*/summary.json"):
+        record = json.loads(summary.read_text())
+        record["attack"] |= {"fab_t": {"steps": 100}, "square": {"queries": 0}}
+        write_json(summary, record)
+    report.run(make_params(), artifacts, tmp_path / "out")
+    told = (tmp_path / "out" / "index.html").read_text()
+    assert "(the first two attacks of AutoAttack), then FAB-T; Square is left out, in" in told
