@@ -117,7 +117,7 @@ def test_the_table_is_shown(finished: Path, monkeypatch, capsys: pytest.CaptureF
 # Those that need receipts, which a run by hand leaves none of; tests/e2e/test_trace.py and its
 # neighbours run such commands.
 WANT_RECEIPTS = {"audit", "trace", "diff", "crate", "statement make", "statement verify"} | {
-    *("commit", "times"),
+    *("commit", "times", "card"),
 }
 HALF_AN_HOUR = {"pretrain"}
 LATE = ("prune", "profile use")  # what these leave is not what the others need
