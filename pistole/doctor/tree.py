@@ -48,7 +48,7 @@ def check_git(project: Path) -> Iterator[Finding]:
         return
     changed, short = state["changed"], state["commit"][:12]
     if not changed:
-        yield Finding("git", OK, f"commit {short}, nothing differs from it")
+        yield Finding("git", OK, f"commit {short}, no code differs from it")
         return
     more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
     text = f"{', '.join(changed[:NAMED])}{more} differ from commit {short}"
