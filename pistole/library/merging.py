@@ -2,23 +2,23 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from pistole.baselines.registry import METHODS
 from pistole.errors import UserError, require_choice
 from pistole.library.images import Images, Loader, read
 from pistole.library.settings import Settings
-from pistole.library.towers import Tower, device_of, fine_tuned, own_copy, parameters
+from pistole.library.towers import Tower, fine_tuned, own_copy, parameters
 from pistole.method.masks import complementary_masks
 from pistole.method.merge import merge as masked_merge
 from pistole.method.trajectory import trajectory_scores
 from pistole.method.vectors import task_vector
 from pistole.models.zeroshot import ZeroShotClassifier, load_parameters
 from pistole.params import SOURCES
-from pistole.robust.pgd import pgd_by_id
-from pistole.seeds import derive
 from pistole.stages.losses import Objective
+from pistole.stages.select import accuracies
 from pistole.stages.stability import Probe
+from pistole.stages.tuning import Setting, tune
 
 Tensors = dict[str, Tensor]
 GRID = tuple(step / 10 for step in range(11))
@@ -142,14 +142,16 @@ def select_lambda(
     """
     images = read(held_out, len(base.text_features), even=False)
     theta_0, model = parameters(base), own_copy(base)
-    best, chosen = -1.0, 0.0
-    for lam in sorted(grid):
-        theta = masked_merge(theta_0, tau_nat, tau_rob, masks, lam=lam, rescale=settings.rescale)
+    knobs = settings.knobs()
+
+    def clean_plus_robust(setting: Setting) -> float:
+        theta = masked_merge(
+            theta_0, tau_nat, tau_rob, masks, lam=setting.lam, rescale=settings.rescale
+        )
         load_parameters(model, theta)
-        found = _clean_plus_robust(model, images, settings)
-        if found > best:
-            best, chosen = found, lam
-    return chosen
+        return sum(accuracies(model, images, knobs))
+
+    return tune(METHODS["pistole"], sorted(grid), clean_plus_robust).lam
 
 
 def _scores(
@@ -171,18 +173,3 @@ def _scores(
     )
     found = next(part for part in walk if part.variant == settings.variant)
     return {name: value.cpu().clone() for name, value in found.scores.items()}
-
-
-def _clean_plus_robust(model: ZeroShotClassifier, images: Images, settings: Settings) -> float:
-    device, seed, right = device_of(model), derive(settings.seed, "select"), 0
-    for batch in torch.arange(len(images)).split(settings.batch_size):
-        x, y = images.pixels(batch).to(device), images.labels[batch].to(device)
-        with torch.no_grad():
-            clean = model(x).argmax(1) == y
-        right += int(clean.sum())
-        ids = [images.ids[i] for i in batch[clean.cpu()]]
-        if ids:
-            attacked = pgd_by_id(model, x[clean], y[clean], ids, settings.selection(), seed)
-            with torch.no_grad():
-                right += int((model(attacked).argmax(1) == y[clean]).sum())
-    return right / len(images)

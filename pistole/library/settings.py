@@ -8,25 +8,39 @@ from pydantic import ValidationError
 from pistole.errors import UserError
 from pistole.method.masks import MaskSettings
 from pistole.params.schema import Pci, Pgd, Stability
-from pistole.robust.pgd import Budget
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The part of ``params.yaml`` that stage ``select`` reads of the evaluation.
+
+    Attributes:
+        batch_size: images per pass; for memory only.
+    """
+
+    batch_size: int
 
 
 @dataclass(frozen=True)
 class Attack:
-    """The part of ``params.yaml`` that stage ``stability`` reads of the attacks.
+    """The part of ``params.yaml`` that the stages ``stability`` and ``select`` read of the attacks.
 
     Attributes:
         eps: radius of the l-infinity ball, pixel range.
         calibration: the attack under the robust scores.
+        select: the attack that a lambda is chosen under.
+        evaluate: how images are divided.
     """
 
     eps: float
     calibration: Pgd
+    select: Pgd
+    evaluate: Evaluate
 
 
 @dataclass(frozen=True)
 class Knobs:
-    """The part of ``params.yaml`` that stage ``stability`` reads.
+    """The part of ``params.yaml`` that the stages ``stability`` and ``select`` read.
 
     Attributes:
         seed: that all others derive from.
@@ -115,7 +129,8 @@ class Settings:
         """Arrange the values as ``params.yaml`` has them.
 
         Returns:
-            What stage ``stability`` reads.
+            What the stages ``stability`` and ``select`` read; a lambda is chosen under the effort
+            of the calibration attack.
 
         Raises:
             UserError: a value is out of its bounds or unknown; names the first.
@@ -124,13 +139,16 @@ class Settings:
             name: getattr(self, name) for name in Stability.model_fields if name != "pci"
         }
         pci = {name: getattr(self, name) for name in Pci.model_fields}
+        effort = {"steps": self.attack_steps, "alpha": self.attack_alpha}
         try:
             return Knobs(
                 self.seed,
                 Stability(pci=Pci(**pci), **values),
                 Attack(
                     self.eps,
-                    Pgd(steps=self.attack_steps, alpha=self.attack_alpha, init=self.attack_init),
+                    calibration=Pgd(init=self.attack_init, **effort),
+                    select=Pgd(init="uniform_eps", **effort),
+                    evaluate=Evaluate(self.batch_size),
                 ),
             )
         except ValidationError as error:
@@ -142,7 +160,3 @@ class Settings:
         """Return how scores become masks."""
         names = ("gamma", "kappa", "q", "cap_mode", "granularity")
         return MaskSettings(**{name: getattr(self, name) for name in names})
-
-    def selection(self) -> Budget:
-        """Return the attack that a lambda is chosen under: the calibration attack's effort."""
-        return Budget(self.eps, self.attack_alpha, self.attack_steps, "uniform_eps")

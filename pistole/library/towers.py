@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from pistole.errors import UserError
 from pistole.method.vectors import require_finite, require_same_layout
+from pistole.models.state import COUNTER
 from pistole.models.zeroshot import ZeroShotClassifier, load_parameters
 
 Tensors = dict[str, Tensor]
 Tower: TypeAlias = nn.Module | Mapping[str, Tensor]
-COUNTER = "num_batches_tracked"  # of BatchNorm; no number depends on it in eval mode
 
 
 def own_copy(base: ZeroShotClassifier, theta: Tensors | None = None) -> ZeroShotClassifier:

@@ -1,6 +1,5 @@
 """Merging outside any project, as the command line does it and as docs/usage.md shows it."""
 
-import importlib.util
 import json
 import re
 import shlex
@@ -12,12 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.e2e.micro import ROOT, inside, refusal
-from tests.unit.own_checkpoints import TRANSFORMERS, state_of, write_transformers
 
 USAGE = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
 SECTION = USAGE.partition("## Merging your own checkpoints\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", SECTION, re.DOTALL)
-TRANSFORMERS_HERE = importlib.util.find_spec("transformers") is not None
 NAMES = ("ViT-B-32.safetensors", "natural.safetensors", "robust.pt")
 FOLDERS = ("clip-base", "clip-natural", "clip-robust")
 
@@ -40,10 +37,7 @@ def place(tmp_path: Path, tiny_config: dict, monkeypatch) -> Iterator[Path]:
 
 
 def save_transformers(folder: str, seed: int) -> None:
-    """A tiny CLIP of transformers; without that package, files of the same kind."""
-    if not TRANSFORMERS_HERE:
-        write_transformers(Path(folder), state_of(TRANSFORMERS, seed))
-        return
+    """A tiny CLIP of transformers."""
     from transformers import CLIPConfig, CLIPModel
 
     size = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
@@ -71,14 +65,13 @@ def run(command: str) -> None:
 
 
 def test_every_command_of_the_page_runs_as_it_stands(clips: Path, capsys):
-    """Python blocks too, but for those of a package that is not installed."""
     ran = []
     for language, block in BLOCKS:
         if language == "console":
             for command in block.replace("\\\n", " ").split("$ ")[1:]:
                 run(command.strip().removeprefix("pistole "))
                 ran.append(command)
-        elif TRANSFORMERS_HERE or "transformers" not in block:
+        else:
             exec(compile(block, "usage.md", "exec"), {})
             ran.append(block)
     assert len(ran) >= 5
@@ -113,8 +106,6 @@ def test_open_clip_loads_the_merged_model_in_one_line(place: Path):
 
 
 def test_transformers_loads_the_merged_model_in_one_line(clips: Path):
-    if not TRANSFORMERS_HERE:
-        pytest.skip("transformers is not installed: it is not in envs/dev.txt yet")
     from transformers import CLIPModel
 
     run(
