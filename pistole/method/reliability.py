@@ -2,13 +2,27 @@
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from pistole.method.vectors import Params, require_same_layout
 from pistole.seeds import generator
 
 RANKED = 2**17  # coordinates of a layer: the correlation's standard error is below 0.003
+
+
+def average_ranks(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Rank values along an axis, from 1; equal ones share their mean rank (docs/method.md A.3.1).
+
+    Args:
+        values: any shape.
+        axis: along which they are compared.
+
+    Returns:
+        Ranks in the shape of ``values``.
+    """
+    from scipy.stats import rankdata  # takes seconds to import, and stages begin without it
+
+    return rankdata(values, axis=axis)
 
 
 def spearman(first: Tensor, second: Tensor) -> float:
@@ -24,7 +38,7 @@ def spearman(first: Tensor, second: Tensor) -> float:
     a, b = (t.detach().flatten().double().cpu().numpy() for t in (first, second))
     if a.size < 2 or (a == a[0]).all() or (b == b[0]).all():
         return 0.0
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    return float(np.corrcoef(average_ranks(a), average_ranks(b))[0, 1])
 
 
 def split_half_reliability(first: Params, second: Params) -> dict[str, float]:

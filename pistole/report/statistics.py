@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import binomtest
 
 from pistole.seeds import derive
 
@@ -84,6 +83,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
     only, other = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     if only + other == 0:
         return 0, 0, 1.0
+    from scipy.stats import binomtest  # takes seconds to import
+
     return only, other, float(binomtest(only, only + other).pvalue)
 
 

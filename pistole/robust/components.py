@@ -4,17 +4,15 @@ torchattacks draws with ``torch.rand`` after seeding the global RNG, so a sample
 its place in the batch. Here the attack's own module sees a ``torch`` whose ``rand`` returns the
 caller's draws, for the length of one call (:mod:`pistole.robust.victim`). Nothing else of the
 attack is changed. Restarts, targets and the choice of survivors belong to
-:mod:`pistole.robust.ensemble`. Not safe in several threads.
+:mod:`pistole.robust.ensemble`. Not safe in several threads. torchattacks is imported where
+it attacks: it brings scipy.stats, which takes longer to import than a small model's first batch.
 """
 
 import contextlib
 from types import ModuleType
+from typing import Any
 
 import torch
-import torchattacks.attacks.apgd
-import torchattacks.attacks.apgdt
-import torchattacks.attacks.fab
-import torchattacks.attacks.square
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -48,10 +46,10 @@ def apgd_ce(
         UserError: the model's gradient is not finite.
     """
     victim = EarlyExit(model, x, y, steps + 1)
-    attack = torchattacks.attacks.apgd.APGD(
-        victim, norm="Linf", eps=eps, steps=steps, n_restarts=1, seed=0, loss="ce"
-    )
-    return _found(attack, torchattacks.attacks.apgd, victim, x, draws)
+    from torchattacks.attacks import apgd
+
+    attack = apgd.APGD(victim, norm="Linf", eps=eps, steps=steps, n_restarts=1, seed=0, loss="ce")
+    return _found(attack, apgd, victim, x, draws)
 
 
 def apgd_t(
@@ -84,7 +82,9 @@ def apgd_t(
         UserError: the model's gradient is not finite.
     """
     victim = EarlyExit(model, x, y, steps + 1)
-    attack = torchattacks.attacks.apgdt.APGDT(
+    from torchattacks.attacks import apgdt
+
+    attack = apgdt.APGDT(
         victim,
         norm="Linf",
         eps=eps,
@@ -94,16 +94,10 @@ def apgd_t(
         n_classes=targets + 1,
     )
     attack.target_class = target + 1  # place in the sorted logits, whose first is the label
-    return _found(attack, torchattacks.attacks.apgdt, victim, x, draws)
+    return _found(attack, apgdt, victim, x, draws)
 
 
-def _found(
-    attack: torchattacks.attacks.apgd.APGD | torchattacks.attacks.apgdt.APGDT,
-    module: ModuleType,
-    victim: EarlyExit,
-    x: Tensor,
-    draws: Tensor,
-) -> Tensor:
+def _found(attack: Any, module: ModuleType, victim: EarlyExit, x: Tensor, draws: Tensor) -> Tensor:
     # It enables gradients for its losses; outside them, a graph would keep every iterate alive.
     with torch.no_grad(), drawing(module, given(draws)), contextlib.suppress(Finished):
         attack.attack_single_run(x, victim.labels)
@@ -139,7 +133,9 @@ def fab_t(
     Raises:
         UserError: the model's gradient is not finite.
     """
-    attack = torchattacks.attacks.fab.FAB(
+    from torchattacks.attacks import fab
+
+    attack = fab.FAB(
         Victim(model, x.device),
         norm="Linf",
         eps=eps,
@@ -184,7 +180,9 @@ def square(
     Returns:
         The image with the smallest margin that was found.
     """
-    attack = torchattacks.attacks.square.Square(
+    from torchattacks.attacks import square
+
+    attack = square.Square(
         Victim(model, x.device),
         norm="Linf",
         eps=eps,
@@ -205,5 +203,5 @@ def square(
         )
 
     attack.init_hyperparam(x)
-    with torch.no_grad(), drawing(torchattacks.attacks.square, rand):
+    with torch.no_grad(), drawing(square, rand):
         return attack.attack_single_run(x, y)[1]

@@ -8,10 +8,10 @@ import math
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import hypergeom, rankdata
 from torch import Tensor
 
 from pistole.errors import UserError
+from pistole.method.reliability import average_ranks
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -67,7 +67,7 @@ def rank_product(a: Float[Tensor, "*r h"], b: Float[Tensor, "*r h"]) -> Float[Te
     Returns:
         The score of every part.
     """
-    ranks = [torch.from_numpy(rankdata(x.double().numpy(), axis=-1)) for x in (a, b)]
+    ranks = [torch.from_numpy(average_ranks(x.double().numpy())) for x in (a, b)]
     return ranks[0] * ranks[1] / a.shape[-1] ** 2
 
 
@@ -156,5 +156,7 @@ def chance_jaccard(parts: int, count: int) -> float:
     """
     if not 1 <= count <= parts:
         raise UserError(f"{count} of {parts} parts make no set: set theory.conflict_map.top lower")
+    from scipy.stats import hypergeom  # takes seconds to import
+
     law = hypergeom(parts, count, count)
     return float(sum(law.pmf(m) * m / (2 * count - m) for m in range(count + 1)))

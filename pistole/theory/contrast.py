@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
-from scipy.stats import t as student
 from torch import Tensor
 
 from pistole.errors import UserError
@@ -53,6 +52,8 @@ def contrast(ours: Float[Tensor, "m parts"], theirs: Float[Tensor, "m parts"]) -
     if parts == 1:
         infinite = (math.inf,) * m
         return Contrast(tuple(mean.tolist()), tuple(-x for x in infinite), infinite)
+    from scipy.stats import t as student  # takes seconds to import
+
     factor = float(student.ppf(1 - (1 - LEVEL) / 2 / m, parts - 1))
     width = factor * change.std(1) / math.sqrt(parts)
     return Contrast(*(tuple(values.tolist()) for values in (mean, mean - width, mean + width)))

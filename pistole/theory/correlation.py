@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from pistole.errors import UserError
-from pistole.method.reliability import spearman
+from pistole.method.reliability import average_ranks, spearman
 
 __all__ = ["Fit", "fit", "spearman"]
 
@@ -94,7 +93,7 @@ def _bootstrap(
     for start in range(0, resamples, rows):
         chosen = source.integers(len(a), size=(min(rows, resamples - start), len(a)))
         slopes.append(_slopes(a[chosen], b[chosen]))
-        ranks.append(row_correlations(*(rankdata(v[chosen], axis=1) for v in (a, b))))
+        ranks.append(row_correlations(*(average_ranks(v[chosen]) for v in (a, b))))
     return np.concatenate(slopes), np.concatenate(ranks)
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from pistole.errors import UserError
+from pistole.method.reliability import average_ranks
 from pistole.theory.correlation import CHUNK, row_correlations
 
 DEFINED = 0.9  # share of the resamples that must have a slope
@@ -139,7 +139,7 @@ def _statistics(
         right.append(np.take_along_axis(others @ y / len(y), chosen, 1))
         noise = noise + _noise(x, probes, chosen, n)
     a, b = np.concatenate(left, 1), np.concatenate(right, 1)
-    ranks = row_correlations(rankdata(a, axis=1), rankdata(b, axis=1))
+    ranks = row_correlations(average_ranks(a), average_ranks(b))
     a, b = (v - v.mean(1, keepdims=True) for v in (a, b))
     signal = np.square(a).sum(1) - noise
     empty = np.full(len(a), np.nan)

@@ -15,6 +15,7 @@ from tests.e2e.micro import ROOT, environment
 
 WIDTH = 70  # an example is one line of a terminal of 80 columns
 SLOW = ("torch", "pydantic", "mlflow", "dvc", "open_clip", "pandas", "ruamel", "rich.progress")
+LATE = ("scipy.stats", "torchattacks", "matplotlib", "mlflow", "dvc")
 
 
 def commands(group: typer.core.TyperGroup, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -80,6 +81,19 @@ def run(code: str, **variables: str) -> str:
 
 def test_help_imports_nothing_slow():
     code = f"import sys, pistole.cli; print([m for m in {SLOW} if m in sys.modules])"
+    assert run(code) == "[]\n"
+
+
+def test_stages_begin_without_what_only_their_end_or_a_search_needs():
+    stages = [
+        "evaluate",
+        "stability",
+        "theory.agreement",
+        "theory.conflict_map",
+        "theory.merge_path",
+    ]
+    names = ", ".join(f"pistole.stages.{name}" for name in (*stages, "theory.pci_trace"))
+    code = f"import sys, {names}; print([m for m in {LATE} if m in sys.modules])"
     assert run(code) == "[]\n"
 
 

@@ -2,12 +2,13 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from pistole.errors import UserError
 from pistole.method import reliability
-from pistole.method.reliability import spearman, split_half_reliability
+from pistole.method.reliability import average_ranks, spearman, split_half_reliability
 from pistole.method.scores import accumulate, magnitude, micro_size
 from pistole.method.trajectory import (
     VARIANTS,
@@ -75,6 +76,12 @@ def test_micro_batches_change_nothing_but_rounding():
 def test_an_unknown_statistic_is_refused():
     with pytest.raises(UserError, match="score_stat is 'median'"):
         path_scores(mlp(), Gradients(), steps=1, eta=0.01, statistic="median")
+
+
+def test_equal_values_share_their_mean_rank():
+    values = np.array([[3.0, 1.0, 3.0], [2.0, 5.0, 4.0]])
+    assert average_ranks(values).tolist() == [[2.5, 1.0, 2.5], [1.0, 3.0, 2.0]]
+    assert average_ranks(values, axis=0).tolist() == [[2.0, 1.0, 1.0], [1.0, 2.0, 2.0]]
 
 
 def test_spearman_ranks():
