@@ -1,5 +1,6 @@
 """The one error type that a user's mistake raises."""
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -24,3 +25,20 @@ def require_choice(what: str, value: object, known: Iterable[str]) -> None:
     names = tuple(known)
     if value not in names:
         raise UserError(f"{what} is {value!r}: choose one of {', '.join(names)}")
+
+
+def require_name(what: str, value: str, known: Iterable[str]) -> None:
+    """Refuse an unknown name of many, with the nearest one.
+
+    Args:
+        what: what has that name, for the message.
+        value: the name.
+        known: all names.
+
+    Raises:
+        UserError: the name is unknown; suggests the nearest and lists them all.
+    """
+    names = tuple(known)
+    if value not in names:
+        near = difflib.get_close_matches(value, names, n=1, cutoff=0)[0]
+        raise UserError(f"no {what} {value!r}: did you mean {near!r}? There are {', '.join(names)}")

@@ -29,7 +29,6 @@ from pistole.baselines.rule import Rule
 from pistole.baselines.slerp import Slerp
 from pistole.baselines.ties import Ties
 
-OFFICIAL = "_official"
 ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
 # Of a robustness soup: weights below 0 and above 1 extrapolate.

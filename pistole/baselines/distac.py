@@ -1,86 +1,28 @@
-"""DisTaC: conditioning task vectors by scale and distillation (docs/method.md C.4)."""
+"""DisTaC: conditioning task vectors by scale and distillation (docs/method.md C.4).
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+tau_t' = theta - theta_0 at the minimum of KL(softmax(z_T/T_T) || softmax(z_S/T_S)) T_T T_S +
+beta ||theta - theta_a||^2, from theta_a = theta_0 + kappa_t tau_t, where the teacher is
+theta_0 + tau_t. kappa_t = min(1, mean of the other norms / ||tau_t||): the longer vector shrinks.
+T = (10, 10); (1, 10) for the robust vector, whose model is of low confidence. Any merging method
+may follow (:func:`pistole.baselines.adapters.conditioned`). Data need: unlabelled, clean images,
+and adversarial ones for the robust vector. Defaults of the official repository: beta = 0.1, 500
+steps of Adam with rate 1e-5, gradients of norm at most 1 (the anchor's part included). Deviations:
+tensors are matched by name, where the original pairs them by position; the rate is constant; a
+vector with kappa = 1 and equal temperatures, whose minimum is the vector itself, is not learned.
+"""
+
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor
 
-from pistole.baselines.arithmetic import TaskArithmetic
-from pistole.baselines.coefficients import learned
 from pistole.baselines.learning import Descent, Loss, OnStep, descend, ignore
-from pistole.baselines.rule import Rule, Walk
-from pistole.baselines.sources import SOURCES
 from pistole.errors import UserError
 from pistole.method.vectors import Params, Real
 
 BETA = 0.1
 DESCENT = Descent(steps=500, lr=1e-5, clip=1.0)
 SOFT, SHARPENING = (10.0, 10.0), (1.0, 10.0)  # temperatures of teacher and student
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distac(Rule):
-    """Any merging method, on conditioned task vectors in the place of the given ones.
-
-    tau_t' = theta - theta_0 at the minimum of KL(softmax(z_T/T_T) || softmax(z_S/T_S)) T_T T_S +
-    beta ||theta - theta_a||^2, from theta_a = theta_0 + kappa_t tau_t, where the teacher is
-    theta_0 + tau_t. kappa_t = min(1, mean of the other norms / ||tau_t||): the longer vector
-    shrinks. T = (10, 10); (1, 10) for the robust vector, whose model is of low confidence. Data
-    need: unlabelled, clean images, and adversarial ones for the robust vector. Defaults of the
-    official repository: beta = 0.1, 500 steps of Adam with rate 1e-5, gradients of norm at most 1
-    (the anchor's part included). Deviations: tensors are matched by name, where the original pairs
-    them by position; the rate is constant; a vector with kappa = 1 and equal temperatures, whose
-    minimum is the vector itself, is not learned.
-
-    The vectors are conditioned once (w = 1); the inner method gets w_t with tau_t', so that at
-    weights (1, 1) this is the inner method on both. ``scaling`` multiplies what the inner method,
-    with a scaling of its own, adds to the base.
-
-    Statistics: ``natural/TENSOR`` and ``robust/TENSOR``, tau_t'.
-
-    Attributes:
-        inner: the merging method; one that reads statistics must be given them.
-    """
-
-    needs: ClassVar[str | None] = "distac"
-    inner: Rule = field(default_factory=TaskArithmetic)
-
-    def survey(self, walk: Walk, weights: Sequence[Real]) -> Any:  # noqa: D102
-        def conditioned() -> Iterator[tuple[str, list[Tensor]]]:
-            for name, deltas in walk():
-                yield name, self._conditioned(name, deltas)
-
-        return self.inner.survey(conditioned, weights)
-
-    def tensor(  # noqa: D102
-        self,
-        name: str,
-        base: Tensor,
-        deltas: Sequence[Tensor],
-        weights: Sequence[Real],
-        survey: Any,
-    ) -> Tensor:
-        merged = self.inner.tensor(name, base, self._conditioned(name, deltas), weights, survey)
-        return merged if self.scaling == 1 else base + self.scaling * (merged - base)
-
-    def _conditioned(self, name: str, deltas: Sequence[Tensor]) -> list[Tensor]:
-        if len(deltas) > len(SOURCES):
-            raise UserError(
-                f"{len(deltas)} task vectors, but a natural and a robust one were conditioned: "
-                "give these two"
-            )
-        found = []
-        for source, delta in zip(SOURCES, deltas, strict=False):
-            value = learned(self, f"{source}/{name}").to(delta)
-            if value.shape != delta.shape:
-                raise UserError(
-                    f"statistic '{source}/{name}' has shape {tuple(value.shape)}, not "
-                    f"{tuple(delta.shape)}: prepare 'distac' for this model"
-                )
-            found.append(value)
-        return found
 
 
 def scales(norms: Sequence[Real]) -> list[float]:

@@ -1,16 +1,16 @@
 """All merging methods by name, with one signature (docs/method.md A.10, C)."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from pistole.baselines import controls, linear
 from pistole.baselines.adapters import Options, Statistics, by_rule, conditioned, scaled, soup
-from pistole.baselines.catalogue import CATALOGUE, FACTORS, OFFICIAL, WEIGHTS
-from pistole.errors import UserError
+from pistole.baselines.catalogue import CATALOGUE, FACTORS, WEIGHTS
+from pistole.errors import UserError, require_name
 from pistole.method.merge import merge
 from pistole.method.vectors import Params, Real
+from pistole.params.methods import OFFICIAL
 
 Masks = tuple[Params, Params]
 CHOSEN = "chosen"  # the masks of stability.variant
@@ -126,11 +126,7 @@ def method_named(name: str) -> MergeMethod:
     Raises:
         UserError: unknown method; names the nearest one.
     """
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)[0]
-        raise UserError(
-            f"no merging method '{name}': did you mean '{near}'? There are {', '.join(METHODS)}"
-        )
+    require_name("merging method", name, METHODS)
     return METHODS[name]
 
 

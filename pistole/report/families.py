@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pistole.params.methods import OFFICIAL
 from pistole.report.drawing import (
     BLUE,
     BROWN,
@@ -15,7 +16,7 @@ from pistole.report.drawing import (
     SKY,
     VERMILION,
 )
-from pistole.report.tables import ABLATION, CONTROLS, OFFICIAL
+from pistole.report.tables import ABLATION, CONTROLS
 
 SOURCES, SIMPLE = ("base", "natural", "robust"), ("wise_ft", "vanilla", "uniform_soup")
 FAMILIES = {  # in the order of the filter

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pistole.params.methods import OFFICIAL
 from pistole.report.statistics import MEASURES, Interval, Measured
 
 MAIN = ("base", "natural", "robust", "wise_ft", "vanilla", "pistole")
@@ -68,7 +69,6 @@ LABELS = {
     "greedy_soup": "Greedy soup",
     "robustness_soup": "Robustness soup",
 }
-OFFICIAL = "_official"  # a method at the settings of its authors, beside the tuned one
 TITLES = {  # what the theory checks are about
     "interference": "Interference contraction (Theorem 1)",
     "pci_trace": "PCI against the Hessian trace (Theorem 2)",

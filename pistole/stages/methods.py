@@ -1,35 +1,24 @@
 """Merging methods by name, with options from the command line."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from pistole.baselines.arithmetic import Analogy, Negation, TaskArithmetic
-from pistole.baselines.breadcrumbs import Breadcrumbs
-from pistole.baselines.consensus import Consensus
-from pistole.baselines.dare import Dare
+from pistole.baselines.arithmetic import Analogy, Negation
+from pistole.baselines.catalogue import CATALOGUE
 from pistole.baselines.linear import Linear
-from pistole.baselines.pcb import Pcb
 from pistole.baselines.rule import Rule
-from pistole.baselines.slerp import Slerp
 from pistole.baselines.soups import RobustnessSoup, UniformSoup
-from pistole.baselines.ties import Ties
-from pistole.errors import UserError
+from pistole.errors import UserError, require_name
 
-RULES: dict[str, type[Rule]] = {  # those that need no data
-    "breadcrumbs": Breadcrumbs,
-    "consensus": Consensus,
-    "dare": Dare,
+# Those that need no data. An entry with options of its own is its rule with --set.
+RULES: dict[str, type[Rule]] = {
+    **{n: e.rule for n, e in CATALOGUE.items() if e.rule.needs is None and not e.fixed},
     "linear": Linear,
-    "pcb": Pcb,
     "robustness_soup": RobustnessSoup,
-    "slerp": Slerp,
     "task_analogy": Analogy,
-    "task_arithmetic": TaskArithmetic,
     "task_negation": Negation,
-    "ties": Ties,
     "uniform_soup": UniformSoup,
 }
 WORDS = {"true": True, "false": False}
@@ -48,12 +37,7 @@ def rule_named(name: str, settings: Sequence[str] = ()) -> Rule:
     Raises:
         UserError: an unknown method or option, or a value that the option cannot have.
     """
-    if name not in RULES:
-        near = difflib.get_close_matches(name, RULES, n=1, cutoff=0)[0]
-        raise UserError(
-            f"no merging method {name!r} for files: did you mean {near!r}? There are "
-            f"{', '.join(sorted(RULES))}"
-        )
+    require_name("merging method for files", name, sorted(RULES))
     rule = RULES[name]
     hints = get_type_hints(rule)
     known = sorted(field.name for field in fields(rule) if field.name != "statistics")

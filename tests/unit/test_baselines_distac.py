@@ -1,8 +1,6 @@
 """DisTaC: task vectors conditioned by scale and distillation (docs/method.md C.4)."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -10,22 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import kl_div
 
-from pistole.baselines.arithmetic import TaskArithmetic
 from pistole.baselines.distac import (
     BETA,
     DESCENT,
     SHARPENING,
     SOFT,
-    Distac,
     condition,
     distillation,
     norm_of,
     scales,
 )
 from pistole.baselines.learning import Descent
-from pistole.baselines.rule import Rule
 from pistole.errors import UserError
-from tests.unit.method_models import Params, log_softmax, mlp, random_params, samples
+from tests.unit.method_models import Params, log_softmax, mlp, samples
 
 BASE, TAU = mlp(0), {k: 0.3 * v for k, v in mlp(1).items()}
 X, _ = samples(12)
@@ -36,19 +31,9 @@ def away(theta: Params, step: int) -> torch.Tensor:
     return distillation(log_softmax(teacher, X), log_softmax(theta, X), (1.0, 10.0))
 
 
-def vectors() -> dict[str, torch.Tensor]:
-    return {
-        f"{source}/{name}": value
-        for source, seed in (("natural", 5), ("robust", 6))
-        for name, value in random_params(seed).items()
-    }
-
-
 def test_official_defaults():
     assert (BETA, SOFT, SHARPENING) == (0.1, (10, 10), (1, 10))
     assert Descent(steps=500, lr=1e-5, weight_decay=0, clip=1) == DESCENT
-    assert Distac.needs == "distac"
-    assert Distac().inner == TaskArithmetic()
 
 
 def test_the_longer_vector_shrinks_and_the_shorter_stays():
@@ -145,55 +130,3 @@ def test_bad_options_are_refused():
     broken = {k: v * math.nan for k, v in TAU.items()}
     with pytest.raises(UserError, match="learning diverged: loss is nan"):
         condition(BASE, broken, away, Descent(1, 0.1), kappa=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LargestNorm(Rule):
-    """Adds the vectors over their greatest absolute value, which needs a survey."""
-
-    def survey(self, walk, weights):
-        return max(delta.abs().max().item() for _, deltas in walk() for delta in deltas)
-
-    def tensor(self, name, base, deltas, weights, survey):
-        return base + sum(w * d for w, d in zip(weights, deltas, strict=True)) / survey
-
-
-@pytest.mark.parametrize("inner", [TaskArithmetic(), TaskArithmetic(scaling=2.0), LargestNorm()])
-def test_the_inner_rule_sees_the_conditioned_vectors(inner):
-    base, nat, rob = (random_params(seed) for seed in range(3))
-    found = Distac(inner=inner, statistics=vectors())(base, (nat, rob), (0.25, 0.5))
-    wanted = inner(base, (random_params(5), random_params(6)), (0.25, 0.5))
-    assert all(torch.equal(found[k], wanted[k]) for k in base)
-
-
-def test_scaling_multiplies_what_the_inner_rule_adds():
-    base, nat = random_params(0), random_params(1)
-    found = Distac(statistics=vectors(), scaling=0.5)(base, [nat], (1,))
-    wanted = TaskArithmetic(scaling=0.2)(base, [random_params(5)], (1,))
-    for k in base:
-        torch.testing.assert_close(found[k], wanted[k])
-
-
-def test_the_same_bytes_tensor_by_tensor():
-    base, nat, rob = (random_params(seed) for seed in range(3))
-    rule = Distac(inner=LargestNorm(), statistics=vectors())
-
-    def walk() -> Iterator[tuple[str, list[torch.Tensor]]]:
-        yield from ((name, [nat[name], rob[name]]) for name in sorted(base))
-
-    weights: Sequence[float] = (0.3, 0.7)
-    survey = rule.survey(walk, weights)
-    whole = rule(base, (nat, rob), weights)
-    for name, deltas in walk():
-        assert torch.equal(rule.tensor(name, base[name], deltas, weights, survey), whole[name])
-
-
-def test_foreign_statistics_are_refused():
-    base, nat = random_params(0), random_params(1)
-    with pytest.raises(UserError, match="'natural/weight'"):
-        Distac()(base, [nat], (1,))
-    small = {f"natural/{k}": torch.ones(2) for k in base}
-    with pytest.raises(UserError, match=r"'natural/weight' has shape \(2,\), not \(6, 5\)"):
-        Distac(statistics=small)(base, [nat], (1,))
-    with pytest.raises(UserError, match="3 task vectors, but a natural and a robust one"):
-        Distac(statistics=vectors())(base, (nat, nat, nat), (1, 1, 1))

@@ -9,7 +9,7 @@ from pistole.stages.methods import rule_named
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("tees", [], "no merging method 'tees' for files: did you mean 'ties'"),
+        ("tees", [], "no merging method for files 'tees': did you mean 'ties'"),
         ("ties", ["densty=1"], "--set densty=1: ties has the options density, reduce, scaling"),
         ("ties", ["density"], "give NAME=VALUE"),
         ("ties", ["density=much"], "--set density=much: 'much' is no float"),

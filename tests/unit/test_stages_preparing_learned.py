@@ -10,11 +10,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pistole.baselines.adamerging import LayerWiseAdaMerging, TaskWiseAdaMerging
-from pistole.baselines.arithmetic import TaskArithmetic
 from pistole.baselines.atlas import Atlas
 from pistole.baselines.concrete import ConcreteAdaMerging, ConcreteTaskArithmetic
-from pistole.baselines.distac import Distac, norm_of
+from pistole.baselines.distac import norm_of
 from pistole.baselines.learning import Descent, mean_entropy
+from pistole.baselines.registry import compose
 from pistole.errors import UserError
 from pistole.models.zeroshot import functional_logits, parameters_of
 from pistole.robust.pgd import Budget
@@ -256,8 +256,8 @@ def test_distac_teaches_what_the_scaled_model_lost():
     assert numbers["robust/loss/last"] < numbers["robust/loss/first"]
     # T = (1, 10) asks for sharper predictions than the teacher's.
     assert numbers["robust/after/entropy_clean"] < numbers["robust/before/entropy_clean"]
-    merged = Distac(inner=TaskArithmetic(scaling=1.0), statistics=found)(
-        job.theta_0, (job.tau_nat, job.tau_rob), (0, 1)
+    merged = compose(
+        "distac_vanilla", job.theta_0, job.tau_nat, job.tau_rob, lam=0, statistics=found
     )
     again = judged(job, merged, "robust/after")
     assert again == pytest.approx({key: numbers[key] for key in again}, rel=1e-4)
