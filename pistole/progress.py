@@ -68,7 +68,8 @@ def counting(what: str, total: int | None) -> Iterator[Callable[..., None]]:
 
     Yields:
         A function to call after each part, with a note on it if there is something to say; in a
-        log a line is written every ten seconds and for every note.
+        log a line is written every ten seconds and for every note. Several ``parts`` may be told
+        at once; those ``kept`` from a killed run count, but not for the time that is left.
     """
     if quiet():
         yield _nothing
@@ -77,8 +78,8 @@ def counting(what: str, total: int | None) -> Iterator[Callable[..., None]]:
             task = bars.add_task(INDENT * len(bars.task_ids) + what, total=total)
             name = bars.tasks[-1].description
 
-            def advance(note: str = "") -> None:
-                bars.update(task, advance=1, description=f"{name} {note}".rstrip())
+            def advance(note: str = "", parts: int = 1, *, kept: bool = False) -> None:
+                bars.update(task, advance=parts, description=f"{name} {note}".rstrip())
 
             try:
                 yield advance
@@ -145,28 +146,28 @@ def _display() -> "Iterator[Progress]":
             _bars.remove(bars)
 
 
-def _nothing(note: str = "") -> None:
+def _nothing(note: str = "", parts: int = 1, *, kept: bool = False) -> None:
     """Show no progress."""
 
 
 def _lines(what: str, total: int | None) -> Callable[..., None]:
     start = last = time.monotonic()
-    done = 0
+    done = found = 0
 
-    def advance(note: str = "") -> None:
-        nonlocal done, last
-        done, now = done + 1, time.monotonic()
+    def advance(note: str = "", parts: int = 1, *, kept: bool = False) -> None:
+        nonlocal done, found, last
+        done, found, now = done + parts, found + parts * kept, time.monotonic()
         due = now - last >= LOG_EVERY_SECONDS or (done == total and now - start >= 1)
         if note or due:
             said = f" {note}," if note else ""
-            say(f"{what}:{said} {_so_far(done, total, now - start)}")
+            say(f"{what}:{said} {_so_far(done, total, now - start, found)}")
             last = now
 
     return advance
 
 
-def _so_far(done: int, total: int | None, seconds: float) -> str:
-    if total is None:
-        return f"{done}, {seconds:.0f} s"
-    left = seconds / done * (total - done)
+def _so_far(done: int, total: int | None, seconds: float, found: int) -> str:
+    if total is None or done == found:
+        return f"{done}{'' if total is None else f'/{total}'}, {seconds:.0f} s"
+    left = seconds / (done - found) * (total - done)
     return f"{done}/{total}, {seconds:.0f} s, about {left:.0f} s left"

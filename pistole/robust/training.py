@@ -39,6 +39,7 @@ def fit(
     workers: Workers = ALONE,
     state_path: Path | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train some parameters of a model in place.
 
@@ -66,6 +67,7 @@ def fit(
         workers: this process among those that train the model together.
         state_path: where the state is kept; None keeps none.
         on_step: called after each step with its number and metrics.
+        on_resume: called once with the number of steps that a killed run left, if it left any.
 
     Returns:
         One record per step: ``step``, ``loss``, ``lr``, ``grad_norm`` and the objective's own.
@@ -89,6 +91,8 @@ def fit(
             parameter.requires_grad_(True)
         curve = load_state(state_path, trainable, optimiser, metadata)
         workers.require_same(len(curve), "the step to go on from", device_of(model))
+        if curve and on_resume is not None:
+            on_resume(len(curve))
         task = _Task(seen, original, list(trainable.values()), objective, settings, budget, workers)
         for step in range(len(curve), settings.steps):
             metrics = task.differentiate(step, batches, seed)

@@ -178,6 +178,10 @@ def _train(
                 said = f"epoch {step // per_epoch + 1}/{epochs}, step {step + 1}"
                 advance(f"{said}, loss {metrics['loss']:.4f}" if noteworthy else "")
 
+        def found(steps: int) -> None:
+            if workers.leads:
+                advance("kept from a killed run", steps, kept=True)
+
         curve = fit(
             model,
             dict(model.visual.named_parameters()),
@@ -190,6 +194,7 @@ def _train(
             workers=workers,
             state_path=_state_path(source),
             on_step=told,
+            on_resume=found,
         )
     return {name: value.cpu() for name, value in parameters_of(model).items()}, curve
 

@@ -95,6 +95,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(folders, env):
     (killed / OUT).with_name(f".{OUT.name}.abcdefgh.part").mkdir(parents=True)
 
     resumed = run(killed, env)
+    assert f"finetune natural: kept from a killed run, {done}/{STEPS}, " in resumed
     assert min(steps_told(resumed)) > done  # nothing is trained twice
     assert max(steps_told(resumed)) == STEPS
     assert not (killed / STATE).exists()

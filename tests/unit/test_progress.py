@@ -80,6 +80,18 @@ def test_a_log_of_unknown_length_says_how_much_is_done(capsys):
     assert capsys.readouterr().err == "cars: apgd_ce/0, 1, 0 s\n"
 
 
+def test_parts_kept_from_a_killed_run_tell_nothing_of_the_time_left(capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 5.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.counting("finetune", 10) as advance:
+        advance("kept", 6, kept=True)
+        advance("step 8", 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "finetune: kept, 6/10, 1 s",
+        "finetune: step 8, 8/10, 5 s, about 5 s left",
+    ]
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_quiet_leaves_warnings_only(monkeypatch, is_terminal):
     stream = Terminal() if is_terminal else io.StringIO()

@@ -121,8 +121,10 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path, killed):
     if saved == 0:
         assert not path.exists()
         resumed.load_state_dict(fresh_net().state_dict())
-    curve = train(resumed, state_path=path, batches=spied)
+    found = []
+    curve = train(resumed, state_path=path, batches=spied, on_resume=found.append)
     assert asked == list(range(saved, 9))
+    assert found == [saved] * (saved > 0)
     assert curve == expected
     for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert mine.detach().numpy().tobytes() == theirs.detach().numpy().tobytes()
