@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import binomtest
-
-from pistole.seeds import derive
 
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
@@ -81,6 +78,9 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
     Returns:
         How many images only the first, only the second gets right, and the two-sided p.
     """
+    # Imported here, as in resample: `pistole show` reads a table and needs neither.
+    from scipy.stats import binomtest
+
     only, other = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     if only + other == 0:
         return 0, 0, 1.0
@@ -115,6 +115,8 @@ def resample(outcomes: Mapping[str, np.ndarray], resamples: int, seed: int) -> n
     Returns:
         Fractions ``[B, models, 3]``.
     """
+    from pistole.seeds import derive
+
     total = 0.0
     for task, correct in outcomes.items():
         count, models, kinds = correct.shape
