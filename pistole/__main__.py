@@ -20,7 +20,7 @@ def main() -> None:
 
     given = sys.argv[1:]
     try:
-        app(switches_first(given))
+        app(switches_first(given), prog_name="pistole")
     except UserError as error:
         finish(f"pistole: {error}\n", STATUS_USER_ERROR)
     except InterruptError as stopped:

@@ -37,25 +37,26 @@ def check_needs(project: Path) -> Iterator[Finding]:
     import torch
 
     from pistole.params import load_params
-    from pistole.plan.planning import make_plan
+    from pistole.plan.disk import needed
+    from pistole.plan.missing import missing
 
     file = project / "params.yaml"
     params = load_params(file)
-    plan = make_plan(file, params, project)
-    missing = {kind: [] for kind in ("device", "disk", "weights", "data")}
-    for line in plan.missing:
+    room = needed(file, params, project)
+    absent = {kind: [] for kind in ("device", "disk", "weights", "data")}
+    for line in missing(params, room, project):
         place, _, text = line.partition(": ")
         kind = place.partition(".")[0]
-        missing[KINDS.get(kind, kind)].append(line if kind in KINDS else text)
+        absent[KINDS.get(kind, kind)].append(line if kind in KINDS else text)
     cores, free = os.cpu_count() or 1, shutil.disk_usage(project).free
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     good = {
         "device": f"{params.device}: {device}, {params.threads} of {cores} threads",
-        "disk": f"{free / GIB:.0f} GiB are free, the run needs {_needed(plan.rows) / GIB:.1f} GiB",
+        "disk": f"{free / GIB:.0f} GiB are free, the run needs {room / GIB:.1f} GiB",
         "weights": f"base {params.base.model or params.base.kind} and the checkpoints are there",
         "data": f"{len(params.datasets)} datasets are where params.yaml says",
     }
-    for kind, texts in missing.items():
+    for kind, texts in absent.items():
         if not texts:
             yield Finding(kind, OK, good[kind])
         for text in texts:
@@ -63,7 +64,3 @@ def check_needs(project: Path) -> Iterator[Finding]:
     if params.threads > cores:
         text = f"threads is {params.threads}, and there are {cores} cores: they take turns"
         yield Finding("device", WARNING, text, "lower threads in params.yaml (results change)")
-
-
-def _needed(rows: list) -> int:
-    return sum(row.disk.kept for row in rows) + max(row.disk.aside for row in rows)

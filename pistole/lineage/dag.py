@@ -12,9 +12,13 @@ from pistole.errors import UserError
 from pistole.lineage.paths import overlapping
 
 if TYPE_CHECKING:
+    from dvc.dependency import ParamsDependency
     from dvc.output import Output
     from dvc.repo import Repo
     from dvc.stage import PipelineStage
+
+
+_ABSENT = object()
 
 
 class Out(TypedDict):
@@ -74,7 +78,8 @@ def stages_of(repo: "Repo") -> list[Stage]:
     from dvc.stage import PipelineStage
 
     stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
-    return sorted(map(_plain, stages), key=lambda stage: stage["name"])
+    files: dict[str, dict[str, Any]] = {}
+    return sorted((_plain(stage, files) for stage in stages), key=lambda stage: stage["name"])
 
 
 def producers(stages: list[Stage]) -> dict[str, set[str]]:
@@ -108,7 +113,7 @@ def load_stage(root: str | Path, name: str) -> Stage:
         UserError: the folder is no DVC project, its dvc.yaml is not valid, or has no such stage.
     """
     with open_repo(root) as repo:
-        return _plain(repo.stage.load_one(os.fspath(Path(repo.root_dir) / "dvc.yaml"), name))
+        return _plain(repo.stage.load_one(os.fspath(Path(repo.root_dir) / "dvc.yaml"), name), {})
 
 
 def load_under(dvc_yaml: str | Path, params: str | Path) -> list[Stage]:
@@ -159,13 +164,13 @@ def open_repo(root: str | Path) -> Iterator["Repo"]:
         raise UserError(f"dvc cannot read the project ({text}): try `dvc status`") from error
 
 
-def _plain(stage: "PipelineStage") -> Stage:
+def _plain(stage: "PipelineStage", files: dict[str, dict[str, Any]]) -> Stage:
     from dvc.dependency import ParamsDependency
 
     deps, params = [], {}
     for dep in stage.deps:
         if isinstance(dep, ParamsDependency):
-            params[_path(dep)] = dep.read_params()
+            params[_path(dep)] = _parameters(dep, files)
         elif dep.protocol == "local":
             deps.append(_path(dep))
         else:
@@ -182,6 +187,24 @@ def _plain(stage: "PipelineStage") -> Stage:
         meta=stage.meta or {},
         desc=stage.desc,
     )
+
+
+def _parameters(
+    dep: "ParamsDependency", files: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What ``dep.read_params()`` gives, which parses the whole file anew for each stage."""
+    from dvc.dependency import ParamsDependency
+
+    if dep.fs_path not in files:
+        files[dep.fs_path] = ParamsDependency(dep.stage, dep.fs_path, repo=dep.repo).read_params()
+    whole, found = files[dep.fs_path], {}
+    for name in dep.params or whole:
+        value: Any = whole
+        for key in name.split("."):
+            value = value.get(key, _ABSENT) if isinstance(value, dict) else _ABSENT
+        if value is not _ABSENT:
+            found[name] = value
+    return found
 
 
 def _out(out: "Output") -> Out:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pistole.errors import UserError
 from pistole.files import read_json
+from pistole.models import EMBEDDED
 from pistole.models.offshelf import HUB
 from pistole.models.text import CompactTokenizer
 from pistole.models.towers import Config
@@ -23,7 +24,6 @@ REMEDY = (
     "of the config)"
 )
 HUB_CONFIG = "open_clip_config.json"
-EMBEDDED = Path(__file__).parent / "assets"
 
 
 @dataclass(frozen=True)

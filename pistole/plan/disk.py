@@ -1,16 +1,20 @@
 """Bytes that each stage leaves behind, and what it needs aside while it works."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pistole.data.world.draw import SIZE
+from pistole.lineage.dag import load_under
 from pistole.method.trajectory import VARIANTS
 from pistole.params import SOURCES, Params
-from pistole.plan.tower import Tower
+from pistole.plan.sizes import Sizes, read_sizes
+from pistole.plan.tasks import read_tasks
 from pistole.stages.data import TRAINING_SLICES
 from pistole.stages.masks import CONTROLS
 from pistole.stages.sources import source_of
 from pistole.theory.blocks import BLOCKS
-from pistole.theory.conflict_summary import POINTS
+from pistole.theory.heads import POINTS
 
 FP32, FP64 = 4, 8
 ENTRY = 120  # bytes that one listed image takes in index.json: its id, label and digest
@@ -31,6 +35,37 @@ class Disk:
     aside: int = 0
 
 
+def room(disks: Iterable[Disk]) -> int:
+    """Add up what a run needs.
+
+    Args:
+        disks: of its stages, which run one after the other.
+
+    Returns:
+        Bytes: all that is kept, and the most that a stage has aside.
+    """
+    found = list(disks)
+    return sum(disk.kept for disk in found) + max(disk.aside for disk in found)
+
+
+def needed(params_file: Path, params: Params, folder: Path) -> int:
+    """Count the bytes that a run needs, without the rest of its plan.
+
+    Args:
+        params_file: the parameters' file, which the DAG is resolved with.
+        params: its values.
+        folder: the project's folder.
+
+    Returns:
+        The bytes.
+    """
+    sizes = read_sizes(params)
+    classes = {name: about.classes for name, about in read_tasks(params).items()}
+    stages = load_under(folder / "dvc.yaml", params_file)
+    run = (stage["name"] for stage in stages if not stage["frozen"])
+    return room(disk_of(name, params, sizes, classes) for name in run)
+
+
 def listed(params: Params, dataset: str) -> dict[str, int]:
     """Say how many images of a dataset each slice has.
 
@@ -45,7 +80,7 @@ def listed(params: Params, dataset: str) -> dict[str, int]:
     return {name: getattr(params.slices, name) for name in names}
 
 
-def disk_of(stage: str, params: Params, tower: Tower, classes: dict[str, int | None]) -> Disk:
+def disk_of(stage: str, params: Params, tower: Sizes, classes: dict[str, int | None]) -> Disk:
     """Count the bytes of one stage of the DAG.
 
     Args:
@@ -80,7 +115,7 @@ def disk_of(stage: str, params: Params, tower: Tower, classes: dict[str, int | N
     }.get(kind, Disk())
 
 
-def _statistics(need: str, tower: Tower) -> int:
+def _statistics(need: str, tower: Sizes) -> int:
     """Bytes of what a preparation measures; of other needs they are those of some vectors."""
     vector = len(SOURCES) * FP32 * tower.parameters
     measured = {

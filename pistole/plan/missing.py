@@ -5,12 +5,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import open_clip
 import torch
 from huggingface_hub import try_to_load_from_cache
 
 from pistole.data.remote import is_url
-from pistole.models.sources import EMBEDDED, HUB
+from pistole.models import EMBEDDED
+from pistole.models.offshelf import HUB
 from pistole.params import SOURCES, Params
 from pistole.stages.sources import source_of
 
@@ -52,7 +52,7 @@ def _weights(params: Params) -> Iterator[str]:
         if not in_hub_cache(model.removeprefix(HUB)):
             yield f"base: the weights of {model} are not in the Hugging Face cache: fetch them"
         return
-    known = {} if model.endswith(".json") else open_clip.get_pretrained_cfg(model, tag)
+    known = {} if model.endswith(".json") else _tagged(model, tag)
     if not known:
         yield f"base.pretrained: {tag!r} is no file and no tag of {model}: give the weights' path"
     elif not _tag_cached(known):
@@ -60,6 +60,12 @@ def _weights(params: Params) -> Iterator[str]:
             f"base: the weights of {model} ({tag}) are not in the cache: they are fetched when "
             "stage base runs, which needs the network"
         )
+
+
+def _tagged(model: str, tag: str) -> dict:
+    import open_clip  # takes seconds to import
+
+    return open_clip.get_pretrained_cfg(model, tag)
 
 
 def _tag_cached(known: dict) -> bool:

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from pistole.errors import UserError
 from pistole.lineage.dag import Stage, load_under
 from pistole.params import Params
-from pistole.plan.disk import Disk, disk_of, listed
+from pistole.plan.disk import Disk, disk_of, listed, room
 from pistole.plan.missing import missing
 from pistole.plan.rates import Rate, calibrate
 from pistole.plan.stages import MEASURED, settings_tried, works_of
@@ -170,7 +170,7 @@ def make_plan(
         batches = {work.batch for row in rows for work in row.at_most if work.images}
         rate, found = calibrate(params, tower, batches, clock)
         notes += found
-    needed = sum(row.disk.kept for row in rows) + max(row.disk.aside for row in rows)
+    needed = room(row.disk for row in rows)
     return Plan(params.profile, tower, rows, rate, missing(params, needed, folder), notes)
 
 

@@ -16,8 +16,8 @@ from pistole.stages.theory import (
     pci_trace,
 )
 from pistole.theory.blocks import BLOCKS
-from pistole.theory.conflict_summary import POINTS as MAPPED
 from pistole.theory.depth import cut_points
+from pistole.theory.heads import POINTS as MAPPED
 from pistole.theory.interference_table import POINTS
 from pistole.theory.loss_change import CHANGES
 from pistole.theory.path_summary import LOSSES

@@ -13,6 +13,7 @@ from pistole.baselines.activations import LinearInputs
 from pistole.models.sources import find_config
 from pistole.models.towers import Config, activations, build_clip, build_visual
 from pistole.params import Params
+from pistole.plan.sizes import Sizes
 from pistole.plan.work import EFFORT, FORWARD, GRAPH, IMAGE, PRODUCT, SECOND, TEXT, WEIGHT
 from pistole.theory.curvature import twice_differentiable_attention
 from pistole.theory.depth import blocks_by_depth
@@ -20,17 +21,13 @@ from pistole.theory.heads import attentions
 
 
 @dataclass(frozen=True)
-class Tower:
-    """A visual tower, by its architecture alone.
+class Tower(Sizes):
+    """A visual tower, by its architecture alone: its sizes, and what passes through it cost.
 
     Attributes:
         name: of the architecture.
         config: open_clip's model config.
         image_size: side of the input, px.
-        parameters: number of parameters, which task vectors, scores and masks cover.
-        buffers: number of values in buffers (BatchNorm statistics).
-        embedding: length of a feature.
-        grams: number of values in the Gram matrices of all linear layers' inputs.
         activation: activation functions.
         heads: attention heads of all layers.
         depth: numbered blocks.
@@ -41,10 +38,6 @@ class Tower:
     name: str
     config: Config
     image_size: int
-    parameters: int
-    buffers: int
-    embedding: int
-    grams: int
     activation: str
     heads: int
     depth: int

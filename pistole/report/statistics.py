@@ -10,8 +10,6 @@ from statistics import NormalDist
 
 import numpy as np
 
-from pistole.seeds import derive
-
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
@@ -83,7 +81,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
     only, other = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     if only + other == 0:
         return 0, 0, 1.0
-    from scipy.stats import binomtest  # takes seconds to import
+    from scipy.stats import binomtest  # takes seconds to import, and `pistole show` needs none
 
     return only, other, float(binomtest(only, only + other).pvalue)
 
@@ -116,6 +114,8 @@ def resample(outcomes: Mapping[str, np.ndarray], resamples: int, seed: int) -> n
     Returns:
         Fractions ``[B, models, 3]``.
     """
+    from pistole.seeds import derive
+
     total = 0.0
     for task, correct in outcomes.items():
         count, models, kinds = correct.shape

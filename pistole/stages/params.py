@@ -60,7 +60,9 @@ def show(file: Path, *, explain: bool, as_json: bool = False) -> None:
     elif not explain:
         say(f"{file} is valid (profile {params.profile})")
     else:
-        table = Table("key", "value", "unit", "valid", "meaning")
+        table = Table("key", "value", "unit", "valid", "meaning", show_lines=True)
+        for column in table.columns:
+            column.overflow = "fold"  # a long key or bound is not cut off
         for row in explain_all(params):
             table.add_row(*(str(cell) for cell in row))
         Console().print(table)

@@ -17,7 +17,6 @@ from pistole.theory.concentration import (
 from pistole.theory.conflict import top_count
 
 Row = dict[str, Any]
-POINTS = ("base", "merged")
 HEADLINE = "base"
 MOST = 0.5  # share of the total that counts as concentrated
 NORMAL = 1.96  # 95 % of a normal law

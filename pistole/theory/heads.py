@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pistole.method.vectors import Params
 
+POINTS = ("base", "merged")  # the models whose heads the conflict map measures
 # (packed q, k, v weight and bias, output weight) of nn.MultiheadAttention and open_clip's own
 # Attention, then of timm's.
 LAYOUTS = (

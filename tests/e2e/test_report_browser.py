@@ -230,8 +230,23 @@ def test_it_prints(browser, folder: Path, tmp_path: Path) -> None:
     content = (tmp_path / "report.pdf").read_bytes()
     assert content.startswith(b"%PDF")
     opened.page.emulate_media(media="print")
-    assert opened.page.locator("nav:visible, form:visible, .copy:visible").count() == 0
+    hidden = "nav:visible, form:visible, .copy:visible, .intervals:visible"
+    assert opened.page.locator(hidden).count() == 0
     opened.check(file)
+
+
+@pytest.mark.parametrize(("width", "height"), [(8.5, 11), (8.27, 11.69)])  # inches: letter, A4
+def test_the_first_sheet_holds_the_summary_and_the_charts(
+    browser, folder: Path, width: float, height: float
+) -> None:
+    inside = {"width": round(96 * width - 106), "height": round(96 * height - 106)}  # 14 mm left
+    opened = Opened(browser, folder / "index.html", viewport=inside)
+    opened.page.emulate_media(media="print")
+    ends = "figures => figures.map(figure => figure.getBoundingClientRect().bottom)"
+    bottoms = opened.page.locator("section:has(#plane) figure").evaluate_all(ends)
+    assert len(bottoms) == 2
+    assert max(bottoms) < inside["height"]
+    opened.check(folder / "index.html")
 
 
 def test_without_scripts_everything_is_there(browser, folder: Path) -> None:

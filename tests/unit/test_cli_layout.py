@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from pistole.cli import app
 from pistole.cli.layout import EXAMPLES, PANELS, STAGES
-from tests.e2e.micro import ROOT, environment
+from tests.e2e.micro import ROOT, environment, status
 
 WIDTH = 70  # an example is one line of a terminal of 80 columns
 SLOW = ("torch", "pydantic", "mlflow", "dvc", "open_clip", "pandas", "ruamel", "rich.progress")
@@ -85,16 +85,29 @@ def test_help_imports_nothing_slow():
 
 
 def test_stages_begin_without_what_only_their_end_or_a_search_needs():
-    stages = [
-        "evaluate",
-        "stability",
-        "theory.agreement",
-        "theory.conflict_map",
-        "theory.merge_path",
-    ]
-    names = ", ".join(f"pistole.stages.{name}" for name in (*stages, "theory.pci_trace"))
+    checks = [f"theory.{name}" for name in ("agreement", "conflict_map", "merge_path", "pci_trace")]
+    names = ", ".join(f"pistole.stages.{name}" for name in ("evaluate", "stability", *checks))
     code = f"import sys, {names}; print([m for m in {LATE} if m in sys.modules])"
     assert run(code) == "[]\n"
+
+
+def test_the_table_is_shown_without_waiting_for_torch():
+    code = f"import sys, pistole.stages.show; print([m for m in {SLOW[:5]} if m in sys.modules])"
+    assert run(code) == "[]\n"
+
+
+def test_an_explanation_is_whole_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert status("params", str(ROOT / "params.yaml"), "--explain") == 0
+    shown = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_script_that_completes_is_for_the_program(capsys, monkeypatch):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    assert status("--show-completion", "bash") == 0
+    assert capsys.readouterr().out.endswith("complete -o default -F _pistole_completion pistole\n")
 
 
 def test_the_shell_completes_commands():

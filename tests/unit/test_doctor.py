@@ -34,7 +34,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs/runtime.txt").write_text(f"one=={VERSION} \\\n    --hash=sha256:0\n")
     monkeypatch.setattr(packages.metadata, "version", lambda name: VERSION)
-    monkeypatch.setattr("pistole.plan.planning.load_under", lambda *_: DAG)
+    monkeypatch.setattr("pistole.plan.disk.load_under", lambda *_: DAG)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

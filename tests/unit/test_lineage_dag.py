@@ -89,3 +89,24 @@ def test_a_dependency_that_is_not_a_local_path_is_refused(project):
     (project / "dvc.yaml").write_text("stages: {a: {cmd: x, deps: ['https://example.org/x']}}\n")
     with pytest.raises(UserError, match=r"a: https://example\.org/x is not a local path"):
         dag.load(project)
+
+
+def test_parameters_are_what_dvc_reads_and_a_file_is_parsed_once(project, monkeypatch):
+    from dvc.dependency import ParamsDependency
+    from dvc.repo import Repo
+
+    (project / "other.yaml").write_text("a: {b: [1, 2]}\nc: null\n")
+    wanted = (
+        "[seed, attack, attack.eps, nope, seed.nope, {other.yaml: [a.b, c]}, {absent.yaml: [a]}]"
+    )
+    text = f"stages:\n  one: {{cmd: x, params: {wanted}}}\n  two: {{cmd: x, params: [seed]}}\n"
+    (project / "dvc.yaml").write_text(text + "  three: {cmd: x, params: [{other.yaml: }]}\n")
+    with Repo(str(project)) as repo:
+        theirs = {s.name: {d.def_path: d.read_params() for d in s.deps} for s in repo.index.stages}
+    read, parsed = ParamsDependency.read_params, []
+    monkeypatch.setattr(
+        ParamsDependency, "read_params", lambda self: parsed.append(self.fs_path) or read(self)
+    )
+    assert {stage["name"]: stage["params"] for stage in dag.load(project)} == theirs
+    assert theirs["three"]["other.yaml"] == {"a": {"b": [1, 2]}, "c": None}
+    assert len(parsed) == len(set(parsed)) == 3

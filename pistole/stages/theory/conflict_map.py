@@ -24,9 +24,9 @@ from pistole.theory.agreement import Grams, agreement
 from pistole.theory.blocks import BLOCKS, block_gradients, block_positions, gram, half_samples
 from pistole.theory.concentration import HeadMap, head_map
 from pistole.theory.conflict import cosine, optimisation_conflict
-from pistole.theory.conflict_summary import HEADLINE, POINTS, Found, Halfway, summarise
+from pistole.theory.conflict_summary import HEADLINE, Found, Halfway, summarise
 from pistole.theory.depth import blocks_by_depth, cut_points, moved_in
-from pistole.theory.heads import attentions, head_slice
+from pistole.theory.heads import POINTS, attentions, head_slice
 
 Tensors = dict[str, Tensor]
 Row = dict[str, Any]
