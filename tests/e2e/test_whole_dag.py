@@ -141,6 +141,7 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # of pygtrie, which DVC calls
 def test_the_example_of_every_help_works(project: Path, capsys: pytest.CaptureFixture[str]):
     aside = {*FIRST, *LATE, *HALF_AN_HOUR}
     failed = []
