@@ -63,13 +63,7 @@ def run(
     tasks, tables = {}, []
     with counting(f"evaluate {name}", len(params.datasets)) as advance:
         for dataset in params.datasets:
-            found = None if waiting is None else Found(params.attack.eps)
-            columns, line = attacker.attack(
-                data / dataset, ladder=params.attack.evaluate.ladder, found=found
-            )
-            if waiting is not None and found is not None:
-                about = {"model": digest, "data_digest": line["data_digest"]}
-                write_found(waiting, dataset, found, columns["id"].to_pylist(), about)
+            columns, line = _attack(attacker, data / dataset, waiting, digest)
             tables.append(columns)
             tasks[dataset] = line
             accuracies = f"clean {line['clean']:.3f} robust {line['robust']:.3f}"
@@ -94,6 +88,19 @@ def run(
     if means_file is not None:
         write_json(means_file, {k: v for k, v in metrics.items() if k.endswith(MEANS)})
     return metrics
+
+
+def _attack(
+    attacker: Attacker, data: Path, waiting: Path | None, digest: str
+) -> tuple[pa.Table, dict]:
+    """Evaluate on one dataset, and leave what fooled the model where the output can take it."""
+    params = attacker.params
+    found = None if waiting is None else Found(params.attack.eps)
+    columns, line = attacker.attack(data, ladder=params.attack.evaluate.ladder, found=found)
+    if waiting is not None and found is not None:
+        about = {"model": digest, "data_digest": line["data_digest"]}
+        write_found(waiting, data.name, found, columns["id"].to_pylist(), about)
+    return columns, line
 
 
 def _row(task: str, line: dict) -> dict:
