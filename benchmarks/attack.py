@@ -2,6 +2,7 @@
 
     python -m benchmarks.attack FOLDER                       # a finished project of the demo
     python -m benchmarks.attack FOLDER --reference --images 20
+    python -m benchmarks.attack FOLDER --transfer            # and the transfer pool of ours
 
 The plain ensemble is ``MultiAttack([APGD, APGDT])`` with the same iterations and targets, on all
 images at once, as a user of torchattacks writes it. It gets the very starts that ours draws for
@@ -27,7 +28,9 @@ from torch import Tensor, nn
 from pistole.models.zeroshot import with_head
 from pistole.params import load_params
 from pistole.robust.ensemble import EnsembleSpec, evaluate
+from pistole.robust.found import Found
 from pistole.robust.modes import exact_fp32, frozen
+from pistole.robust.transfer import Pooled, Tried, try_pool
 from pistole.robust.victim import drawing, given
 from pistole.seeds import generator
 from pistole.stages.attacking import ensemble_spec
@@ -116,12 +119,47 @@ def plain(model: nn.Module, images: Slice, spec: EnsembleSpec, seed: int) -> Ten
         return model(found).argmax(1) == y
 
 
-def ours(model: nn.Module, images: Slice, spec: EnsembleSpec, seed: int) -> Tensor:
-    """Return which images survive the project's evaluation."""
-    found = evaluate(
-        model, images.pixels(), images.labels, images.ids, spec, seed=seed, dataset=images.dataset
-    )
-    return torch.tensor(found.columns["robust_correct"])
+class Ours:
+    """The project's evaluation, and what it found."""
+
+    def __init__(self) -> None:
+        """Start with nothing found."""
+        self.found: dict[tuple[str, str], tuple[Tensor, Found]] = {}
+        self.name = ""
+
+    def __call__(self, model: nn.Module, images: Slice, spec: EnsembleSpec, seed: int) -> Tensor:
+        """Return which images survive the project's evaluation of the model ``name``."""
+        found = Found(spec.eps)
+        columns = evaluate(
+            model,
+            *(images.pixels(), images.labels, images.ids, spec),
+            seed=seed,
+            dataset=images.dataset,
+            found=found,
+        ).columns
+        alive = torch.tensor(columns["robust_correct"])
+        self.found[self.name, images.dataset] = alive, found
+        return alive
+
+    def pool(self, model: nn.Module, images: Slice, spec: EnsembleSpec) -> Tried:
+        """Try the model ``name`` on what was found for all others."""
+        pool = [
+            Pooled(other, torch.tensor(list(found.images)), _stacked(found))
+            for (other, dataset), (_, found) in self.found.items()
+            if dataset == images.dataset and other != self.name and found.images
+        ]
+        alive, _ = self.found[self.name, images.dataset]
+        return try_pool(
+            model,
+            *(images.pixels(), images.labels, alive, pool),
+            eps=spec.eps,
+            batch_size=spec.batch_size,
+        )
+
+
+def _stacked(found: Found) -> Callable[[Tensor], Tensor]:
+    images = list(found.images.values())
+    return lambda rows: torch.stack([images[row] for row in rows.tolist()])
 
 
 @app.command()
@@ -130,6 +168,7 @@ def main(
     reference: Annotated[bool, typer.Option(help="100 iterations, 9 targets")] = False,
     images: Annotated[int, typer.Option(help="test images of each task; 0 = all")] = 0,
     threads: Annotated[int, typer.Option(help="torch threads")] = 1,
+    transfer: Annotated[bool, typer.Option(help="also apply the transfer pool")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers")] = None,
 ) -> None:
     """Attack every model both ways on the same images and print both costs."""
@@ -139,13 +178,14 @@ def main(
     if reference:
         spec = EnsembleSpec(spec.eps, batch_size=spec.batch_size)
     clf = classifier(base, params.datasets[0], device)
-    rows = []
+    rows, own = [], Ours()
     for name, place in MODELS.items():
         if not (artifacts / place / "visual.safetensors").is_file():
             print(f"{name}: no weights yet, left out")
             continue
         with_parameters(clf, tower(artifacts / place, base, device))
-        for way, attack in (("plain", plain), ("ours", ours)):
+        own.name = name
+        for way, attack in (("plain", plain), ("ours", own)):
             row = {"model": name, "way": way, "gradients": 0, "forwards": 0}
             row |= {"seconds": 0.0, "cpu_seconds": 0.0}
             survivors = []
@@ -162,6 +202,17 @@ def main(
             rows.append(row | {"survivors": torch.cat(survivors)})
             print(_line(rows[-1]), flush=True)
     summary = _summary(rows, spec)
+    if transfer:
+        summary["transfer"] = {}
+        for name in dict.fromkeys(name for name, _ in own.found):
+            own.name = name
+            with_parameters(clf, tower(artifacts / MODELS[name], base, device))
+            tried = []
+            for dataset in params.datasets:
+                part = read_slice(artifacts / "data" / dataset, "test", images or None)
+                head = with_head(clf, text_head(base, dataset).to(device))
+                tried.append(own.pool(head, part, spec))
+            summary["transfer"][name] = _told(tried)
     print(json.dumps(summary, indent=2))
     if out is not None:
         told = [{**row, "survivors": int(row["survivors"].sum())} for row in rows]
@@ -176,6 +227,16 @@ def _line(row: dict) -> str:
         f"{row['forwards']:8} forwards {row['seconds']:7.1f} s "
         f"({row['cpu_seconds']:.1f} s busy), robust {alive.float().mean():.4f}"
     )
+
+
+def _told(tried: list[Tried]) -> dict:
+    """How many fell to whose images, and the forwards that it took."""
+    fooled = [by for one in tried for by in one.fooled_by if by]
+    return {
+        "fell": len(fooled),
+        "fooled_by": {name: fooled.count(name) for name in sorted(set(fooled))},
+        "forwards": sum(one.forwards for one in tried),
+    }
 
 
 def _summary(rows: list[dict], spec: EnsembleSpec) -> dict:

@@ -11,7 +11,8 @@ MAINTENANCE = "Upkeep"
 PANELS: dict[str, tuple[str, ...]] = {
     STAGES: (
         *("params", "pretrain", "data", "base", "finetune", "vectors", "stability", "masks"),
-        *("prepare", "select", "merge", "evaluate", "frontier", "theory", "gallery", "report"),
+        *("prepare", "select", "merge", "evaluate", "transfer", "frontier", "theory", "gallery"),
+        "report",
     ),
     TOOLS: (
         *("profile", "plan", "doctor", "show", "times", "audit", "trace", "diff"),
@@ -36,6 +37,7 @@ EXAMPLES: dict[str, str] = {
     "select": "pistole select",
     "merge": "pistole merge pistole --lambda 0.2",
     "evaluate": "pistole evaluate pistole --model artifacts/merged/pistole",
+    "transfer": "pistole transfer",
     "frontier": "pistole frontier pistole",
     "theory": "pistole theory interference",
     "gallery": "pistole gallery",

@@ -216,6 +216,22 @@ def evaluate(
 
 
 @app.command()
+def transfer(
+    base: Base = BASE,
+    data: DataRoot = DATA,
+    evaluation: Annotated[
+        Path, typer.Option(help="folder with one folder of 'pistole evaluate' per model")
+    ] = ARTIFACTS / "evaluation",
+    out: Path = ARTIFACTS / "transfer",
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Try every model on the adversarial images that were found for the others."""
+    stage_command(
+        params, "transfer", lambda stage, p, run: stage.run(p, base, data, evaluation, out)
+    )
+
+
+@app.command()
 def frontier(
     method: Annotated[str, typer.Argument(help="a name of methods in params.yaml")],
     base: Base = BASE,

@@ -46,7 +46,8 @@ def write_card(
         )
     if found.notes:
         raise UserError(found.notes[0])
-    numbers = read_json(root / "report/metrics.json")["models"].get(name)
+    metrics = read_json(root / "report/metrics.json")
+    numbers = metrics["models"].get(name)
     if numbers is None:
         raise UserError(f"report/metrics.json has no model {name}: dvc repro report")
     (stage,) = found.first
@@ -60,7 +61,7 @@ def write_card(
         recipe=read_json(root / folder / "recipe.json"),
         files=_digests(root, folder),
         rows=_rows(numbers),
-        attack=_attack(root, name),
+        attack=_attack(root, name, pooled="transfer" in metrics),
         stage=stage,
         cmd=" && ".join(entry["cmd"]),
         receipt=receipt,
@@ -128,14 +129,16 @@ def _rows(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*rows, mean]
 
 
-def _attack(root: Path, name: str) -> str:
+def _attack(root: Path, name: str, *, pooled: bool) -> str:
     attack = read_json(root / f"artifacts/evaluation/{name}/summary.json")["attack"]
     parts = [
         f"{part} ({', '.join(f'{value} {key}' for key, value in knobs.items())})"
         for part, knobs in attack.items()
         if isinstance(knobs, Mapping)
     ]
-    return f"{' and '.join(parts)}, norm {attack['norm']}, radius {attack['eps']:.5f} in [0, 1]"
+    more = ", then the adversarial images found for the other models" if pooled else ""
+    told = f"{' and '.join(parts)}, norm {attack['norm']}, radius {attack['eps']:.5f} in [0, 1]"
+    return told + more
 
 
 def _render(**values: Any) -> str:

@@ -177,6 +177,9 @@ class Evaluate(Section):
     apgd_t: ApgdT = key("second attack")
     fab_t: FabT = key("third attack")
     square: Square = key("fourth attack")
+    transfer: bool = key(
+        "also try every model on the adversarial images found for the others (stage transfer)"
+    )
     ladder: int = key(
         "images of each task that signs of gradient masking are looked for on; 0 = none",
         "images",

@@ -112,7 +112,26 @@ def disk_of(stage: str, params: Params, tower: Sizes, classes: dict[str, int | N
         "prepare": Disk(_statistics(item, tower)),
         "masks": Disk((len(VARIANTS) + len(CONTROLS)) * len(SOURCES) * vector),
         "merge": Disk(state),
+        "evaluate": _adversarial(params, tower),
     }.get(kind, Disk())
+
+
+def _adversarial(params: Params, tower: Sizes) -> Disk:
+    """Images that fool a model, if all do, and as many that a killed evaluation goes on from."""
+    if not params.attack.evaluate.transfer:
+        return Disk()
+    sides = [_side(params, name, tower) for name in params.datasets]
+    images = FP32 * params.slices.test * sum(3 * side**2 for side in sides)
+    return Disk(images, images)
+
+
+def _side(params: Params, dataset: str, tower: Sizes) -> int:
+    source = source_of(params.data, dataset)
+    if params.attack.evaluate.domain == "resized":
+        return tower.image_size
+    if source.layout == "embedded":
+        return SIZE
+    return source.resolution or tower.image_size  # as stored is not known before it is there
 
 
 def _statistics(need: str, tower: Sizes) -> int:

@@ -206,6 +206,11 @@ def _items(params: Params, kind: str, item: str = "") -> str:
         "prepare": lambda: f"{params.prepare.images} images",
         "select": lambda: f"{settings_tried(params)} settings x {slices.select} images",
         "evaluate": lambda: f"{tasks} tasks x {slices.test} images",
+        "transfer": lambda: (
+            f"{len(params.models)} models x {tasks} tasks x {slices.test} images"
+            if params.attack.evaluate.transfer
+            else "off"
+        ),
         "frontier": lambda: (
             f"{len(curve.grid)} lambdas x {tasks} tasks x {min(curve.images, slices.test)} images"
         ),

@@ -20,12 +20,14 @@ class Sizes:
         parameters: number of parameters, which task vectors, scores and masks cover.
         buffers: number of values in buffers (BatchNorm statistics).
         embedding: length of a feature.
+        image_size: side of the input, px.
         grams: number of values in the Gram matrices of all linear layers' inputs.
     """
 
     parameters: int
     buffers: int
     embedding: int
+    image_size: int
     grams: int
 
 
@@ -57,4 +59,5 @@ def _shipped(weights: Path) -> Sizes:
     with safe_open(weights, framework="np") as header:
         names = [name for name in header.keys() if name.startswith(VISUAL)]  # noqa: SIM118
         count = sum(prod(header.get_slice(name).get_shape()) for name in names)
-    return Sizes(count, 0, read_json(EMBEDDED / "embedded.json")["embed_dim"], 0)
+    config = read_json(EMBEDDED / "embedded.json")
+    return Sizes(count, 0, config["embed_dim"], config["vision_cfg"]["image_size"], 0)

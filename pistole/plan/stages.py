@@ -159,6 +159,42 @@ def evaluate(params: Params, classes: Classes, share: Survival) -> Works:
     return works
 
 
+def transfer(params: Params, *, bound: bool) -> Works:
+    """Count stage ``transfer``: one pass for every right answer and image found for another model.
+
+    Args:
+        params: ``models``, ``datasets``, ``slices.test`` and ``attack.evaluate`` are read.
+        bound: as if every model were right on all images and fooled on all of them.
+
+    Returns:
+        The passes of all pairs of models and all datasets; none if the pool is off. Typical is as
+        if models fell independently of each other.
+    """
+    knobs, images = params.attack.evaluate, params.slices.test
+    if not knobs.transfer:
+        return []
+    shares = {name: EVERY if bound else survival_of(name) for name in params.models}
+    pairs = [
+        own.t * (1.0 if bound else other.clean - other.t)
+        for name, own in shares.items()
+        for another, other in shares.items()
+        if another != name
+    ]
+    return [Work(FORWARD, sum(pairs) * images * len(params.datasets), knobs.batch_size)]
+
+
+def survival_of(model: str) -> Survival:
+    """Guess how many images stay with a model.
+
+    Args:
+        model: its name in the table.
+
+    Returns:
+        The shares.
+    """
+    return FRAGILE if model in PLAIN else STURDY
+
+
 def frontier(params: Params, share: Survival) -> Works:
     """Count stage ``frontier@METHOD``: APGD-CE alone at every lambda.
 
@@ -219,7 +255,7 @@ def works_of(
         The passes; none of stages that run no model.
     """
     kind, _, item = stage.partition("@")
-    share = EVERY if bound else FRAGILE if item in PLAIN else STURDY
+    share = EVERY if bound else survival_of(item)
     counted: dict[str, Callable[[], Works]] = {
         "base": lambda: base(prompts),
         "finetune": lambda: finetune(params, item),
@@ -227,6 +263,7 @@ def works_of(
         "prepare": lambda: prepare(params, item, tower),
         "select": lambda: select(params, share),
         "evaluate": lambda: evaluate(params, classes, share),
+        "transfer": lambda: transfer(params, bound=bound),
         "frontier": lambda: frontier(params, share),
         "gallery": lambda: gallery(params),
         "theory": lambda: theory.works_of(item, params, tower),

@@ -27,7 +27,6 @@ class Tower(Sizes):
     Attributes:
         name: of the architecture.
         config: open_clip's model config.
-        image_size: side of the input, px.
         activation: activation functions.
         heads: attention heads of all layers.
         depth: numbered blocks.
@@ -37,7 +36,6 @@ class Tower(Sizes):
 
     name: str
     config: Config
-    image_size: int
     activation: str
     heads: int
     depth: int

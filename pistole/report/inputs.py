@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pistole.errors import UserError
-from pistole.files import read_json
 from pistole.params import CHECKS, SOURCES, Params
+from pistole.report.evaluations import of_task, present, read_evaluations, record
 from pistole.report.gallery import read_gallery
 from pistole.report.tables import in_order
+from pistole.report.transfer import after_pool
 
 Row = dict[str, Any]
 
@@ -38,8 +38,10 @@ class Results:
 
     Attributes:
         models: model -> summary of its evaluation.
-        outcomes: task -> bool ``[images, models, 2]``: right when clean, right under attack.
-        anchors: model -> clean and robust mean, measured as the frontier's curves are.
+        outcomes: task -> bool ``[images, models, 2]``: right when clean, right under attack (and
+            after the transfer pool, where it is on).
+        anchors: model -> clean and robust mean, measured as the frontier's curves are, which the
+            pool does not enter.
         frontier: method -> its curve.
         theory: check -> its record, of the checks that were run.
         lambdas: method -> lambda chosen on held-out images.
@@ -49,6 +51,7 @@ class Results:
         stability: source -> summary of its scores.
         masks: rows of the masks' statistics: variant, source, layer, numbers.
         gallery: record and pictures of stage ``gallery``; None if none are wanted.
+        transfer: model -> what stage ``transfer`` recorded of it; None if the pool is off.
     """
 
     models: dict[str, dict[str, Any]]
@@ -63,6 +66,7 @@ class Results:
     stability: dict[str, dict[str, Any]]
     masks: list[Row]
     gallery: tuple[dict[str, Any], dict[str, np.ndarray]] | None
+    transfer: dict[str, dict[str, Any]] | None
 
 
 def read_results(params: Params, artifacts: Path) -> Results:
@@ -79,13 +83,10 @@ def read_results(params: Params, artifacts: Path) -> Results:
         UserError: a file is missing (the stage to run is named), or two models were evaluated on
             other images or with another attack.
     """
-    names = list(in_order(params.models))
-    tables, models = {}, {}
-    for name in names:
-        stage, folder = f"evaluate@{name}", artifacts / "evaluation" / name
-        models[name] = _record(folder / "summary.json", stage)
-        tables[name] = pq.read_table(_present(folder / "outcomes.parquet", stage))
-    _same_questions(models, tables, params.datasets)
+    models, tables = read_evaluations(params, artifacts / "evaluation")
+    names, transfer = list(models), None
+    if params.attack.evaluate.transfer:
+        models, tables, transfer = after_pool(models, tables, artifacts / "transfer")
     frontier = {
         m: _frontier(artifacts / "frontier" / m, f"frontier@{m}") for m in params.frontier.methods
     }
@@ -105,30 +106,21 @@ def read_results(params: Params, artifacts: Path) -> Results:
             for check in CHECKS
             if (artifacts / "theory" / check).is_dir()
         },
-        lambdas=in_order(_record(artifacts / "select" / "lambda.json", "select")),
+        lambdas=in_order(record(artifacts / "select" / "lambda.json", "select")),
         select=_rows(artifacts / "select" / "grid.csv", "select"),
         recipes={
-            m: _record(artifacts / "merged" / m / "recipe.json", f"merge@{m}")
+            m: record(artifacts / "merged" / m / "recipe.json", f"merge@{m}")
             for m in params.methods
         },
         sources={s: _source(artifacts / "checkpoints" / s, f"finetune@{s}") for s in SOURCES},
         stability={
-            s: _record(artifacts / "stability" / s / "summary.json", f"stability@{s}")
+            s: record(artifacts / "stability" / s / "summary.json", f"stability@{s}")
             for s in SOURCES
         },
         masks=_rows(artifacts / "masks" / "statistics.csv", "masks"),
         gallery=read_gallery(artifacts / "gallery") if params.report.gallery else None,
+        transfer=transfer,
     )
-
-
-def _present(path: Path, stage: str) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run stage {stage}, which writes it")
-    return path
-
-
-def _record(path: Path, stage: str) -> dict[str, Any]:
-    return read_json(_present(path, stage))
 
 
 def _number(text: str) -> float | str:
@@ -139,7 +131,7 @@ def _number(text: str) -> float | str:
 
 
 def _rows(path: Path, stage: str) -> list[Row]:
-    with _present(path, stage).open(newline="", encoding="utf-8") as stream:
+    with present(path, stage).open(newline="", encoding="utf-8") as stream:
         return [
             {key: value if key == "id" else _number(value) for key, value in row.items()}
             for row in csv.DictReader(stream)
@@ -147,7 +139,7 @@ def _rows(path: Path, stage: str) -> list[Row]:
 
 
 def _recorded(folder: Path, table: str, stage: str) -> Recorded:
-    return Recorded(_record(folder / "summary.json", stage), _rows(folder / table, stage))
+    return Recorded(record(folder / "summary.json", stage), _rows(folder / table, stage))
 
 
 def _frontier(folder: Path, stage: str) -> Recorded:
@@ -158,16 +150,12 @@ def _frontier(folder: Path, stage: str) -> Recorded:
 
 
 def _source(folder: Path, stage: str) -> Recorded:
-    return Recorded(_record(folder / "training.json", stage), _rows(folder / "curve.csv", stage))
-
-
-def _of_task(table: pa.Table, task: str) -> pa.Table:
-    return table.filter(pc.equal(table["dataset"], task))
+    return Recorded(record(folder / "training.json", stage), _rows(folder / "curve.csv", stage))
 
 
 def _answers(table: pa.Table, task: str, attacked: str, ids: list[str] | None = None) -> np.ndarray:
     """Right when clean and right under attack, bool ``[images, 2]``."""
-    part = _of_task(table, task)
+    part = of_task(table, task)
     if ids is not None:
         part = part.filter(pc.is_in(part["id"], pa.array(ids)))
     columns = [part[name].fill_null(False).to_numpy() for name in ("clean_correct", attacked)]
@@ -180,23 +168,3 @@ def _anchor(table: pa.Table, ids: dict[str, list[str]]) -> tuple[float, float]:
     clean = [rows[:, 0].mean() for rows in answers]
     attacked = [rows.all(axis=1).mean() for rows in answers]
     return float(np.mean(clean)), float(np.mean(attacked))
-
-
-def _same_questions(
-    models: dict[str, dict[str, Any]], tables: dict[str, pa.Table], tasks: tuple[str, ...]
-) -> None:
-    """Refuse to compare models that were not asked the same, image by image."""
-    first = next(iter(models))
-    for name, summary in models.items():
-        again = f"run stages evaluate@{first} and evaluate@{name} again"
-        missing = [task for task in tasks if task not in summary["tasks"]]
-        if missing:
-            raise UserError(f"evaluation of {name} lacks {missing[0]}: run stage evaluate@{name}")
-        for key in ("attack", "seed"):
-            if summary[key] != models[first][key]:
-                raise UserError(f"{name} and {first} were evaluated with another {key}: {again}")
-        for task in tasks:
-            asked, own = (_of_task(tables[n], task).select(["id", "label"]) for n in (first, name))
-            digests = {models[n]["tasks"][task]["data_digest"] for n in (first, name)}
-            if len(digests) > 1 or not asked.equals(own) or len(own) == 0:
-                raise UserError(f"{name} and {first} answered other images of {task}: {again}")

@@ -10,6 +10,7 @@ from pistole.report.controls import REFERENCE, ablation, comparisons, controls
 from pistole.report.inputs import Results
 from pistole.report.statistics import Interval, Measured, Paired, compare, mcnemar, wilson
 from pistole.report.tables import POOL, told
+from pistole.report.transfer import told as pool_told
 
 Metrics = dict[str, Any]
 
@@ -37,7 +38,8 @@ def build_metrics(params: Params, results: Results, paired: Paired) -> Metrics:
         paired: of :func:`compare_models`.
 
     Returns:
-        The content of ``report/metrics.json``; ``differences`` holds PISTOLE minus the model.
+        The content of ``report/metrics.json``; ``differences`` holds PISTOLE minus the model, and
+        ``transfer`` is there only if the transfer pool was used.
     """
     names = list(results.models)
     models = {name: _model(results, i, name, paired.mean([name])) for i, name in enumerate(names)}
@@ -66,6 +68,7 @@ def build_metrics(params: Params, results: Results, paired: Paired) -> Metrics:
             for i, name in enumerate(names)
             if REFERENCE in names and name != REFERENCE
         },
+        **({} if results.transfer is None else {"transfer": pool_told(results.transfer)}),
     }
 
 

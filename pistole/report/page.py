@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from pistole.params import CHECKS, Params
-from pistole.report import figures, theory, words
+from pistole.report import figures, theory, transfer, words
 from pistole.report.families import FAMILIES, looks
 from pistole.report.gallery import gallery_view
 from pistole.report.inputs import Results, Row
@@ -131,6 +131,7 @@ def _accuracies(metrics: dict[str, Any]) -> dict[str, Any]:
         "leads": {name: parts for name, parts in leads(metrics).items() if name in MAIN},
         "groups": comparison_groups(metrics),
         "missing": missing(metrics),
+        "transfer_sentence": transfer.sentence(metrics.get("transfer", {})),
         "beyond_lambda": words.beyond_lambda(metrics["frontier"]),
     }
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from pistole.report.rows import missing
 from pistole.report.statistics import MEASURES, Interval
 from pistole.report.tables import MAIN, TITLES, Metrics, cell, label, leads, points, signed, some
+from pistole.report.transfer import sentence
 
 WIDTH = 80
 
@@ -83,6 +84,7 @@ def sentences(metrics: Metrics) -> Iterator[str]:
     told += [controls["split"]["statement"] if controls["split"] else "", ablation["statement"]]
     told += [entry["statement"] for entry in controls["verdicts"] if entry["rival"] != "vanilla"]
     told += [metrics["caution"], controls["lambda_statement"], controls["amount_statement"]]
+    told += [sentence(metrics.get("transfer", {}))]
     absent = missing(metrics)
     told += [f"Not evaluated: {'; '.join(absent)}." if absent else ""]
     lines = textwrap.TextWrapper(WIDTH, "- ", "  ", break_on_hyphens=False)

@@ -10,8 +10,10 @@ from pistole.errors import UserError
 from pistole.robust.checks import (
     check_adversarial,
     check_deterministic,
+    checked_logits,
     looks_like_logits,
 )
+from pistole.robust.found import Found
 from pistole.robust.journal import Journal
 from pistole.robust.modes import device_of
 from pistole.robust.pgd import cross_entropy_gradient, fgsm
@@ -37,6 +39,7 @@ class Cascade:
         batch_size: images per batch.
         journal: where outcomes are kept until the evaluation is over.
         on_batch: called after each attacked batch.
+        found: gets what fooled the model.
     """
 
     model: nn.Module
@@ -48,6 +51,7 @@ class Cascade:
     batch_size: int
     journal: Journal
     on_batch: OnBatch | None
+    found: Found | None = None
 
     @property
     def device(self) -> torch.device:
@@ -72,21 +76,11 @@ class Cascade:
             self.labels[part.to(self.labels.device)].to(self.device),
         )
 
-    @torch.no_grad()
-    def logits(self, x: Tensor) -> Tensor:
-        """Classify, and refuse logits that an attack could not use."""
-        logits = self.model(x)
-        if logits.dtype != torch.float32:
-            raise UserError(f"the model returns {logits.dtype}: attacks run in fp32")
-        if not logits.isfinite().all():
-            raise UserError("the model returns NaN or infinity: check its weights")
-        return logits
-
     def clean(self) -> tuple[Tensor, int]:
         """Return clean predictions, on the CPU, and the number of classes."""
         predictions, classes = [], 0
         for _, x, _ in self.batches(torch.ones(len(self.images), dtype=torch.bool)):
-            logits = self.logits(x)
+            logits = checked_logits(self.model, x)
             if not predictions:
                 classes = logits.shape[1]
                 check_deterministic(self.model, x[:PROBED])
@@ -128,14 +122,23 @@ class Cascade:
         alive = alive.clone()
         for name, attack in attempts:
             for part in self.parts(alive):
-                known = self.journal.recall(eps, name, part)
-                if known is None:
-                    x, y = self.batch(part)
-                    adversarial = attack(self.model, x, y, self.draws(name, part, x.shape[1:]))
-                    known = self._survive(name, part, x, y, adversarial, eps)
-                    self.journal.keep(eps, name, part, known)
-                alive[part] = known
+                alive[part] = self._after_one(name, attack, part, eps)
         return alive
+
+    def _after_one(self, name: str, attack: Attempt, part: Tensor, eps: float) -> Tensor:
+        known = self.journal.recall(eps, name, part)
+        if known is None:
+            x, y = self.batch(part)
+            adversarial = attack(self.model, x, y, self.draws(name, part, x.shape[1:]))
+            known = self._survive(name, part, x, y, adversarial, eps)
+            kept = adversarial[~known] if self._finds(eps, known) else None
+            self.journal.keep(eps, name, part, known, kept)
+        elif self.found is not None and self._finds(eps, known):
+            self.found.add(eps, part[~known], self.journal.images(eps, name, part))
+        return known
+
+    def _finds(self, eps: float, right: Tensor) -> bool:
+        return self.found is not None and self.found.wants(eps) and not bool(right.all())
 
     def _survive(
         self, name: str, part: Tensor, x: Tensor, y: Tensor, adversarial: Tensor, eps: float
@@ -145,8 +148,10 @@ class Cascade:
         right = torch.ones_like(y, dtype=torch.bool)  # as the clean images, which most still are
         moved = (adversarial != x).flatten(1).any(1)
         if moved.any():
-            right[moved] = self.logits(adversarial[moved]).argmax(1) == y[moved]
+            right[moved] = checked_logits(self.model, adversarial[moved]).argmax(1) == y[moved]
         right = right.cpu()
+        if self.found is not None:
+            self.found.add(eps, part[~right], adversarial[~right])
         if self.on_batch is not None:
             self.on_batch(name, part, adversarial)
         return right

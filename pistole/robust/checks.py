@@ -77,6 +77,28 @@ def check_deterministic(model: nn.Module, x: Float[Tensor, "n c h w"]) -> None:
         )
 
 
+@torch.no_grad()
+def checked_logits(model: nn.Module, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+    """Classify, and refuse logits that an attack could not use.
+
+    Args:
+        model: from images to logits.
+        x: images.
+
+    Returns:
+        The logits.
+
+    Raises:
+        UserError: they are not fp32, or not finite.
+    """
+    logits = model(x)
+    if logits.dtype != torch.float32:
+        raise UserError(f"the model returns {logits.dtype}: attacks run in fp32")
+    if not logits.isfinite().all():
+        raise UserError("the model returns NaN or infinity: check its weights")
+    return logits
+
+
 def looks_like_logits(outputs: Float[Tensor, "n c"]) -> bool:
     """Tell whether outputs are not probabilities, whose gradients vanish.
 

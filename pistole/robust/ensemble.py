@@ -20,6 +20,7 @@ from pistole.errors import UserError
 from pistole.robust.cascade import Attempt, Cascade, OnBatch
 from pistole.robust.checks import check_images
 from pistole.robust.components import apgd_ce, apgd_t, fab_t, square
+from pistole.robust.found import Found
 from pistole.robust.guards import LIMITS, SLACK, note, square_note
 from pistole.robust.journal import Journal
 from pistole.robust.modes import exact_fp32, frozen, require_fp32
@@ -63,6 +64,7 @@ def evaluate(
     dataset: str,
     on_batch: OnBatch | None = None,
     journal: Journal | None = None,
+    found: Found | None = None,
 ) -> Outcomes:
     """Attack a model on labelled images.
 
@@ -81,6 +83,7 @@ def evaluate(
         on_batch: called after each attacked batch with the attempt's name, the positions of its
             samples and their adversarial images.
         journal: where the outcomes of batches are kept and found again; the caller removes it.
+        found: gets the adversarial images that fooled the model.
 
     Returns:
         The outcomes.
@@ -102,6 +105,7 @@ def evaluate(
         *(model, images, labels, ids, seed, dataset, spec.batch_size),
         Journal() if journal is None else journal,
         on_batch,
+        found,
     )
     with exact_fp32(run.device), frozen(model):
         predictions, classes = run.clean()

@@ -14,8 +14,9 @@ from pistole.data.dataset import listed_subset
 from pistole.files import sha256_file, sha256_tensors
 from pistole.models.zeroshot import ZeroShotClassifier, parameters_of, resized, with_head
 from pistole.params import Params
-from pistole.progress import counting, shown
+from pistole.progress import counting, say, shown
 from pistole.robust.ensemble import EnsembleSpec, Outcomes, evaluate
+from pistole.robust.found import Found
 from pistole.robust.guards import Ladder, climb, warnings
 from pistole.robust.journal import Journal
 from pistole.stages.runtime import text_head
@@ -75,7 +76,11 @@ class Attacker:
         return {**self.spec.describe(), "domain": self.params.attack.evaluate.domain}
 
     def attack(
-        self, data: Path, subset: int | None = None, ladder: int = 0
+        self,
+        data: Path,
+        subset: int | None = None,
+        ladder: int = 0,
+        found: Found | None = None,
     ) -> tuple[pa.Table, dict]:
         """Evaluate the model on the test slice of one dataset.
 
@@ -83,6 +88,7 @@ class Attacker:
             data: the dataset's folder.
             subset: only so many images, each class with its share.
             ladder: on so many of them signs of gradient masking are looked for.
+            found: gets the adversarial images that fooled the model.
 
         Returns:
             The table with one row per sample, and the summary of the task.
@@ -90,9 +96,13 @@ class Attacker:
         images = read_slice(data, "test", subset)
         device = next(self.clf.parameters()).device
         head = with_head(self.clf, text_head(self.base, images.dataset).to(device))
-        x, journal = self._pixels(images), None
+        x, journal = attacked_pixels(self.params, images, self.clf.image_size), None
         if self.journals is not None:
-            journal = Journal(self.journals, self._bound_to(head, images, x))
+            bound = self._bound_to(head, images, x)
+            bound |= {"found": found.eps} if found is not None else {}  # images are kept too
+            journal = Journal(self.journals, bound)
+            if journal:
+                say(f"{images.dataset}: {len(journal)} attacked batches kept from a killed run")
         with counting(images.dataset, None) as advance:
             result = evaluate(
                 *(head, x, images.labels, images.ids, self.spec),
@@ -100,6 +110,7 @@ class Attacker:
                 dataset=images.dataset,
                 on_batch=lambda attempt, batch, attacked: advance(attempt if shown() else ""),
                 journal=journal,
+                found=found,
             )
         table = pa.table({"dataset": [images.dataset] * len(images), **result.columns})
         line = _summary(images, result)
@@ -120,12 +131,6 @@ class Attacker:
             eps=self.spec.eps,
             seed=self.params.seed,
         )
-
-    def _pixels(self, images: Slice) -> Tensor:
-        x = images.pixels()
-        if self.params.attack.evaluate.domain == "native":
-            return x
-        return resized(x, self.clf.image_size).clamp(0, 1)  # the cubic overshoots
 
     def _bound_to(self, head: ZeroShotClassifier, images: Slice, x: Tensor) -> dict:
         # The batch size and the number of threads round; the code decides the numbers.
@@ -148,6 +153,23 @@ class Attacker:
             "torch": torch.__version__,
             "code": digest.hexdigest(),
         }
+
+
+def attacked_pixels(params: Params, images: Slice, size: int) -> Tensor:
+    """Return the images that the attack moves.
+
+    Args:
+        params: ``attack.evaluate.domain`` is read.
+        images: the listed images.
+        size: side of the model's input.
+
+    Returns:
+        fp32 pixels in [0, 1].
+    """
+    x = images.pixels()
+    if params.attack.evaluate.domain == "native":
+        return x
+    return resized(x, size).clamp(0, 1)  # the cubic overshoots
 
 
 def _summary(images: Slice, result: Outcomes) -> dict:

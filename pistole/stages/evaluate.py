@@ -1,5 +1,6 @@
 """Stage ``evaluate@MODEL``: clean and robust accuracy on every task, with a row per sample."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,9 @@ from pistole.lineage.record import StageRun
 from pistole.models.zeroshot import parameters_of
 from pistole.params import Params
 from pistole.progress import counting
+from pistole.robust.found import Found
 from pistole.robust.journal import forget
+from pistole.stages.adversarial import ADVERSARIAL, write_found
 from pistole.stages.attacking import Attacker, ensemble_spec, means
 from pistole.stages.runtime import RESUME, classifier, device_of, tower, with_parameters
 
@@ -31,7 +34,8 @@ def run(
     """Attack a model with the evaluation ensemble on the test slice of every dataset.
 
     A killed evaluation goes on where it stopped: outcomes of batches are kept in
-    ``.pistole/resume`` until the output is written.
+    ``.pistole/resume`` until the output is written. For the transfer pool the adversarial images
+    that were found are kept too; the accuracies are those before it.
 
     Args:
         params: ``datasets``, ``attack.eps`` and ``attack.evaluate`` are read.
@@ -39,7 +43,8 @@ def run(
         model: folder with ``visual.safetensors``, or a checkpoint file.
         base: what stage ``base`` wrote.
         data: folder with one folder per dataset.
-        out: folder for ``summary.json`` and ``outcomes.parquet``.
+        out: folder for ``summary.json`` and ``outcomes.parquet``; with ``attack.evaluate.transfer``
+            also for ``adversarial/DATASET.safetensors``.
         means_file: gets the three means, for ``dvc metrics``.
         record: gets the table for the tracker.
 
@@ -50,18 +55,22 @@ def run(
     clf = classifier(base, params.datasets[0], device)
     with_parameters(clf, tower(model, base, device))
     journals = RESUME / f"evaluate-{name}"
+    waiting = journals / ADVERSARIAL if params.attack.evaluate.transfer else None
+    if waiting is not None:
+        shutil.rmtree(waiting, ignore_errors=True)  # of other datasets, perhaps
+    digest = sha256_tensors(parameters_of(clf))
     attacker = Attacker(params, clf, ensemble_spec(params), base, journals)
     tasks, tables = {}, []
     with counting(f"evaluate {name}", len(params.datasets)) as advance:
         for dataset in params.datasets:
-            columns, line = attacker.attack(data / dataset, ladder=params.attack.evaluate.ladder)
+            columns, line = _attack(attacker, data / dataset, waiting, digest)
             tables.append(columns)
             tasks[dataset] = line
             accuracies = f"clean {line['clean']:.3f} robust {line['robust']:.3f}"
             advance(f"{dataset} {accuracies} (n = {line['n']})")
     summary = {
         "model": name,
-        "digest": sha256_tensors(parameters_of(clf)),
+        "digest": digest,
         "seed": params.seed,
         "attack": attacker.describe(),
         "tasks": tasks,
@@ -72,11 +81,26 @@ def run(
     with atomic_directory(out) as folder:
         write_json(folder / "summary.json", summary)
         pq.write_table(pa.concat_tables(tables), folder / "outcomes.parquet")
+        if waiting is not None:
+            shutil.move(waiting, folder / ADVERSARIAL)
     forget(journals)
     metrics = _metrics(tasks)
     if means_file is not None:
         write_json(means_file, {k: v for k, v in metrics.items() if k.endswith(MEANS)})
     return metrics
+
+
+def _attack(
+    attacker: Attacker, data: Path, waiting: Path | None, digest: str
+) -> tuple[pa.Table, dict]:
+    """Evaluate on one dataset, and leave what fooled the model where the output can take it."""
+    params = attacker.params
+    found = None if waiting is None else Found(params.attack.eps)
+    columns, line = attacker.attack(data, ladder=params.attack.evaluate.ladder, found=found)
+    if waiting is not None and found is not None:
+        about = {"model": digest, "data_digest": line["data_digest"]}
+        write_found(waiting, data.name, found, columns["id"].to_pylist(), about)
+    return columns, line
 
 
 def _row(task: str, line: dict) -> dict:

@@ -120,6 +120,7 @@ def commands() -> list[list[str]]:
         ["select"],
         *(["merge", method] for method in MERGES),
         *(["evaluate", name, "--model", place] for name, place in MODELS.items()),
+        ["transfer"],
         ["frontier", "vanilla"],
         *(["theory", check] for check in CHECKS),
         ["gallery"],

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pistole.errors import UserError
-from pistole.files import sha256_file, write_json
+from pistole.files import read_json, sha256_file, write_json
 from pistole.lineage import receipts
 from pistole.lineage.audit import audit
 from pistole.lineage.audit.table import text
@@ -67,6 +67,11 @@ def test_a_model_card_has_the_hubs_metadata_and_the_lineage(merged):
     assert f"| `raw` | `{md5_path(merged, 'raw')}` |" in card
     assert "apgd_ce (1 restarts, 20 steps), norm linf, radius 0.01569 in [0, 1]" in card
     assert write_card(merged, params, "pistole", None, None).count("base_model: embedded") == 1
+    assert "found for the other models" not in card
+    metrics = read_json(merged / "report/metrics.json")
+    write_json(merged / "report/metrics.json", metrics | {"transfer": {}})
+    pooled = write_card(merged, params, "pistole", None, None)
+    assert "in [0, 1], then the adversarial images found for the other models." in pooled
 
 
 def test_a_model_card_needs_a_merged_model_with_results(merged):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def commands(params: Path) -> list[list[str]]:
             f"evaluate {name} --model artifacts/{at} --metrics report/models/{name}.json".split()
             for name, at in MODELS.items()
         ),
+        ["transfer"],
         *(["frontier", method] for method in ("wise_ft", "vanilla", "pistole")),
         *(["theory", check] for check in CHECKS),
         ["gallery"],
@@ -116,6 +118,40 @@ def test_the_table_is_shown(finished: Path, monkeypatch, capsys: pytest.CaptureF
     shown = capsys.readouterr().out
     assert "PISTOLE" in shown
     assert "report/index.html" in shown
+
+
+def test_the_transfer_pool_never_raises_an_accuracy(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "pooled"
+    shutil.copytree(finished, folder, copy_function=os.link, symlinks=True)
+    monkeypatch.chdir(folder)
+    (folder / "params.yaml").unlink()  # a link to that of the other run
+    write_micro(folder / "params.yaml", attack__evaluate__transfer=True)
+    for command in commands(folder / "params.yaml"):
+        if command[0] in ("evaluate", "transfer", "report"):
+            app(command, standalone_mode=False)
+    before, after = (
+        json.loads((place / "report/metrics.json").read_text()) for place in (finished, folder)
+    )
+    fell = 0
+    for name, row in before["models"].items():
+        pooled = after["models"][name]
+        assert pooled["clean"] == row["clean"]
+        for task in TASKS:
+            lost = after["transfer"][name]["fell"][task]
+            assert pooled["robust"][task] == pytest.approx(row["robust"][task] - lost / 16)
+            fell += lost
+        assert pooled["robust_mean"] <= row["robust_mean"]
+        assert after["transfer"][name]["robust_mean_before"] == row["robust_mean"]
+    assert fell == sum(sum(e["fooled_by"].values()) for e in after["transfer"].values())
+    for name in MODELS:  # what the pool does not enter is the same to the byte
+        place = Path("artifacts/evaluation") / name
+        for file in ("summary.json", "outcomes.parquet"):
+            assert (folder / place / file).read_bytes() == (finished / place / file).read_bytes()
+    assert after["frontier"] == before["frontier"]
+    assert "transfer" not in before
+    assert "Transfer pool" in (folder / "report/index.html").read_text()
 
 
 # The first reads as a cluster run has left it; what the last two leave is not what others need.

@@ -41,6 +41,7 @@ attack:
     apgd_t: {{steps: 3, restarts: 1, targets: 5}}
     fab_t: {{steps: 0}}
     square: {{queries: 0}}
+    transfer: false
     ladder: 4
     batch_size: 8
 finetune:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pistole.robust.cascade import OnBatch
 from pistole.robust.ensemble import EnsembleSpec, Outcomes, evaluate
+from pistole.robust.found import Found
 from pistole.robust.journal import Journal
 
 SIDE, CLASSES = 6, 5
@@ -145,6 +146,7 @@ def attacked(
     dataset: str = "toy",
     on_batch: OnBatch | None = None,
     journal: Journal | None = None,
+    found: Found | None = None,
     steps: int = 15,
     **spec,
 ) -> Outcomes:
@@ -160,4 +162,5 @@ def attacked(
         dataset=dataset,
         on_batch=on_batch,
         journal=journal,
+        found=found,
     )

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pistole.robust import ensemble
+from pistole.robust import cascade, ensemble
+from pistole.robust.found import Found
 from pistole.robust.journal import Journal, forget
 from tests.unit.robust_models import Seen, attacked, pictures, trained_net
 
@@ -86,3 +87,32 @@ def test_what_is_kept_is_what_decides(tmp_path, monkeypatch):
 
 def test_batches_are_told_apart():
     assert Journal().recall(0.1, "a", torch.tensor([0])) is None
+
+
+def found_images(folder: Path, on_batch=None) -> tuple[dict, Found]:
+    """Evaluate with a journal that keeps images too."""
+    found = Found(0.06)
+    journal = Journal(folder, KEY)
+    x, y = pictures(16)
+    effort = {"steps": 2, "batch_size": 8, "targets": 2, "radii": (0.05, 0.2)}
+    outcomes = attacked(
+        trained_net(), x, y, journal=journal, on_batch=on_batch, found=found, **effort
+    )
+    return outcomes.columns, found
+
+
+def test_images_are_found_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(cascade, "fgsm", lambda x, gradient, eps: x)  # it leaves no line
+    columns, whole = found_images(tmp_path / "whole")
+    assert whole.images
+    files = list((tmp_path / "whole").rglob("*.safetensors"))
+    assert files
+    again, resumed = found_images(tmp_path / "whole", lambda name, *_: name == "fgsm" or 1 / 0)
+    assert again == columns
+    assert resumed.images.keys() == whole.images.keys()
+    assert all(torch.equal(resumed.images[i], image) for i, image in whole.images.items())
+    files[0].unlink()  # the batch is then attacked again
+    repeated = Seen()
+    again, resumed = found_images(tmp_path / "whole", repeated)
+    assert len(repeated.attempts()) == 1
+    assert all(torch.equal(resumed.images[i], image) for i, image in whole.images.items())

@@ -158,7 +158,7 @@ def killed_after(project: Path, after: int, model: str = "artifacts/base") -> No
     assert done.returncode == -signal.SIGKILL
 
 
-def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bytes(project, monkeypatch):
+def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bytes(project, monkeypatch, capsys):
     out = project / "artifacts/evaluation/again"
     changes = {"attack__evaluate__batch_size": 5, "attack__eps": "1/255"}
     evaluate(project, "again", **changes)
@@ -173,7 +173,9 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bytes(project, monke
     monkeypatch.setattr(Journal, "keep", lambda *batch: attacked.append(keep(*batch)))
     known, recall = [], Journal.recall
     monkeypatch.setattr(Journal, "recall", lambda *b: known.append(recall(*b)) or known[-1])
+    capsys.readouterr()
     evaluate(project, "again", **changes)
+    assert ": 4 attacked batches kept from a killed run\n" in capsys.readouterr().err
     assert sum(batch is not None for batch in known) == 4
     assert len(attacked) == len(known) - 4 > 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
