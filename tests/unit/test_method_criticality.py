@@ -285,6 +285,10 @@ def test_weights_have_mean_one_and_respect_the_floor(kind):
     assert found.min() >= 0.1 - 1e-6
 
 
+def test_a_floor_of_one_weighs_all_alike():
+    assert weights([1.0, 2.0, 5.0], "abs", clip_pct=100, floor=1) == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [

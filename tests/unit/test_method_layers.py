@@ -15,9 +15,11 @@ SHAPES = {
     "transformer.resblocks.0.attn.in_proj_bias": (12,),
     "transformer.resblocks.0.mlp.0.weight": (3, 4),
     "transformer.resblocks.10.attn.in_proj_weight": (12, 4),
+    "transformer.resblocks.11.attn.in_proj_weight": (6, 2),
     "trunk.blocks.0.1.conv.weight": (2, 2),
     "trunk.blocks.0.2.conv.weight": (2, 2),
     "0.weight": (2, 2),
+    "head.proj.weight": (2, 3),
 }
 
 
@@ -45,9 +47,11 @@ def test_names_of_the_layers():
     assert sorted(layers(params(), "block")) == [
         "0",
         "conv1",
+        "head",
         "ln_post",
         "transformer.resblocks.0",
         "transformer.resblocks.10",
+        "transformer.resblocks.11",
         "trunk.blocks.0.1",
         "trunk.blocks.0.2",
     ]
@@ -57,6 +61,7 @@ def test_names_of_the_layers():
     for i, letter in enumerate("qkv"):
         found = gather(values, split[f"{packed}.{letter}"])
         assert torch.equal(found, values[packed][4 * i : 4 * i + 4].flatten())
+    assert "transformer.resblocks.11.attn.in_proj_weight.v" in split
     assert "conv1.weight" in split
     assert packed not in split
 

@@ -90,7 +90,7 @@ def test_spearman_ranks():
     assert spearman(rising, -rising) == pytest.approx(-1)
     ties = torch.tensor([[0.0, 0.0], [1.0, 2.0]])
     assert spearman(rising, ties) == pytest.approx(0.9486832980505138)  # scipy's value
-    assert spearman(rising, torch.ones(2, 2)) == 0
+    assert spearman(rising, torch.ones(2, 2)) == spearman(torch.ones(2, 2), rising) == 0
     assert spearman(torch.ones(1), torch.ones(1)) == 0
 
 
@@ -137,8 +137,18 @@ def test_images_per_gradient():
     assert micro_size("abs_mean", 2, 64) == 64
     assert micro_size("mean_abs", 2, 64) == 2
     assert micro_size("rms", 2, 64) == 1
-    with pytest.raises(UserError, match=r"choose one of abs_mean, mean_abs, rms$"):
+    with pytest.raises(
+        UserError, match=r"^score_stat is 'max': choose one of abs_mean, mean_abs, rms$"
+    ):
         micro_size("max", 2, 64)
+
+
+def test_a_gradient_of_another_layout_or_statistic_is_refused():
+    total, gradient = {"a": torch.zeros(2)}, {"a": torch.ones(3)}
+    with pytest.raises(UserError, match=r"^gradient: tensor 'a' has shape \(3,\), not \(2,\)"):
+        accumulate([(1, gradient)], "abs_mean", total, None)
+    with pytest.raises(UserError, match=r"^score_stat is 'max'"):
+        accumulate([(1, total)], "max", total, None)
 
 
 def test_spearman_of_two_values_and_of_values_that_differ_late():

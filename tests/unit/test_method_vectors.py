@@ -68,8 +68,8 @@ def test_statistics_refuse_nan():
 
 
 def test_signs_are_compared_where_both_coordinates_moved():
-    tau_nat = {"w": torch.tensor([1.0, 1.0, -1.0, 0.0, 2.0])}
-    tau_rob = {"w": torch.tensor([3.0, -1.0, -2.0, 5.0, 0.0])}
+    tau_nat = {"w": torch.tensor([1.0, 1.0, -1.0, 0.0, 2.0, 0.0])}
+    tau_rob = {"w": torch.tensor([3.0, -1.0, -2.0, 5.0, 0.0, 0.0])}
     assert vector_statistics(tau_nat, tau_rob)["sign_agreement"] == pytest.approx(2 / 3)
 
 
