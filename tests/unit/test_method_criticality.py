@@ -336,6 +336,10 @@ def test_a_single_coordinate_has_the_variance_of_its_ball():
     for dist, below in (("sphere", 1), ("gaussian", 1), ("ball", 3)):
         found = layer_variances(theta, eta=0.1, dist=dist, ball="layer", perturb_1d=True)
         assert found["w"] == pytest.approx(0.2**2 / below)
+        random = torch.Generator().manual_seed(0)
+        how = {"dist": dist, "ball": "layer", "perturb_1d": True, "generator": random}
+        draws = torch.cat([perturbation(theta, 0.1, **how)["w"] for _ in range(2000)])
+        assert draws.square().mean().item() == pytest.approx(found["w"], rel=0.1)
 
 
 def test_messages_list_what_there_is():
