@@ -102,11 +102,12 @@ def test_bad_ingredients_are_refused():
     m_nat, m_rob = masks()
     nan = {"bias": torch.full((6,), math.nan)}
     wide = {"bias": torch.zeros(7)}
+    other_shape = "^natural task vector: tensor 'bias' has shape"
     for given, words in (
         ((theta_0 | nan, tau_nat, tau_rob, (m_nat, m_rob)), "base: tensor 'bias' is not"),
         ((theta_0, tau_nat | nan, tau_rob, (m_nat, m_rob)), "natural task vector: tensor 'bias'"),
         ((theta_0, tau_nat, tau_rob | nan, (m_nat, m_rob)), "robust task vector: tensor 'bias'"),
-        ((theta_0, tau_nat | wide, tau_rob, (m_nat, m_rob)), "^natural task vector: tensor 'bias' has shape"),
+        ((theta_0, tau_nat | wide, tau_rob, (m_nat, m_rob)), other_shape),
         ((theta_0, tau_nat, tau_rob, (m_nat | nan, m_rob)), "natural mask: tensor 'bias' leaves"),
         ((theta_0, tau_nat, tau_rob, (m_nat, m_rob | wide)), "robust mask: tensor 'bias' has"),
         ((theta_0, tau_nat, tau_rob, (m_nat, tau_rob)), "robust mask: tensor '.*' leaves"),
