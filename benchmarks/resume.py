@@ -1,7 +1,7 @@
 """Kill a stage with SIGKILL, again and again, and see that it ends with the bytes of a whole run.
 
-    python -m benchmarks.resume FOLDER --stage evaluate@robust --after 12 --after 10
-    python -m benchmarks.resume FOLDER --stage finetune@natural --after 30
+    python -m benchmarks.resume FOLDER --stage evaluate@robust --after 30 --after 30
+    python -m benchmarks.resume FOLDER --stage finetune@natural --after 60
 
 FOLDER is a copy of a finished project: the stage's outputs in it are made again, twice. The first
 run is left alone; the second is killed ``--after`` seconds, once for each, and then goes on to its
@@ -25,7 +25,7 @@ from pistole.files import sha256_file
 from pistole.lineage.dag import load_under
 
 RESUME = Path(".pistole/resume")
-TOLD = ("resum", "go on", "goes on", "going on", "kept")
+TOLD = ("kept from a killed run",)
 
 
 def main(
@@ -74,6 +74,8 @@ def _run(command: list[str], what: str, seconds: float | None = None) -> None:
             print(f"  {line.strip()}")
     if ended == "ended" and process.returncode:
         raise SystemExit(told)
+    if ended == "ended" and seconds is not None:
+        raise SystemExit(f"the stage ended before {seconds:g} s: give --after a smaller number")
 
 
 def _digests(outs: list[Path]) -> dict[str, str]:
