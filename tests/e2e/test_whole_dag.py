@@ -13,6 +13,7 @@ import pytest
 from pistole.cli import app
 from pistole.cli.layout import EXAMPLES
 from pistole.stages.theory import CHECKS
+from tests import pages
 from tests.conftest import picture
 from tests.e2e.micro import MODELS, ROOT, environment, status, write_micro
 from tests.e2e.recorded import clone, record
@@ -188,3 +189,14 @@ def test_the_example_of_every_help_works(project: Path, capsys: pytest.CaptureFi
         failed += [f"{EXAMPLES[name]}\n{told.out}{told.err}"] if code else []
     assert not failed, "\n".join(failed)
     assert (project / "params.yaml").read_bytes() == (ROOT / "profiles/demo.yaml").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # of pygtrie, which DVC calls
+def test_the_tutorial_works(project: Path, capsys: pytest.CaptureFixture[str]):
+    """Its own commands, as printed; what DVC's lines between them do has been done here by hand."""
+    lines = pages.commands(ROOT / "docs/tutorial.md")
+    assert ["audit"] in lines
+    for words in [["commit"], ["track"], *lines]:
+        code = status(*words)
+        told = capsys.readouterr()
+        assert code == 0, f"{words}\n{told.out}{told.err}"

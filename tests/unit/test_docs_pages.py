@@ -1,7 +1,6 @@
 """The pages: commands that the command line takes, code that compiles, links with an end."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -10,30 +9,14 @@ import typer
 from pistole.cli import app
 from pistole.params import check_page, check_schema, page_text
 from tests.e2e.micro import ROOT
+from tests.pages import FENCE, blocks, commands
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    return [text for kind, text in FENCE.findall(path.read_text()) if kind == language]
-
-
-def commands(path: Path) -> list[list[str]]:
-    """The words of every ``pistole`` line, shell variables and placeholders aside."""
-    found = []
-    for block in blocks(path, "console"):
-        joined = block.replace("\\\n", " ")
-        for line in re.findall(r"^\$ (pistole .*)$", joined, re.MULTILINE):
-            words = shlex.split(line.partition("&&")[0], comments=True)
-            if not any("$" in word for word in words):
-                found.append(words[1:])
-    return found
 
 
 ALL = [(name, words) for name, path in zip(NAMES, PAGES, strict=True) for words in commands(path)]
