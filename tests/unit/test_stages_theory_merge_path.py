@@ -37,10 +37,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The micro project up to the masks, the grid of two methods, and the check."""
     folder = run_micro(tmp_path_factory.mktemp("path"), [*PREPARED, *FINETUNED, *SCORED], **CHANGES)
     grid = [
-        {"method": method, "lambda": lam, "clean": 0.5 + lam, "robust": 0.25}
+        {"method": method, "lambda": lam, "options": "", "clean": 0.5 + lam, "robust": 0.25}
         for method in ("vanilla", "pistole")
         for lam in (0.0, 0.1, 0.5)
     ]
+    searched = {"options": '{"scaling": 2.0}', "clean": 0.0, "robust": 0.0}
+    grid += [{"method": "vanilla", "lambda": 0.1, **searched}]
+    grid += [{"method": "greedy_soup", "lambda": None, **searched}]
     write_csv(folder / "artifacts/select/grid.csv", list(grid[0]), grid)
     with inside(folder):
         assert status("theory", "merge_path", "--out", "artifacts/theory/merge_path") == 0

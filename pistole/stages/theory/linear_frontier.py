@@ -140,6 +140,7 @@ def read_grid(path: Path) -> dict[str, tuple[list[float], np.ndarray]]:
         lines = [
             (row["method"], *(float(row[key]) for key in ("lambda", "clean", "robust")))
             for row in csv.DictReader(stream)
+            if row["lambda"] and not row["options"]  # not the search of options, nor a soup
         ]
     curves = {}
     for name in dict.fromkeys(line[0] for line in lines):

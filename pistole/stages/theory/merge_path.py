@@ -103,6 +103,7 @@ def _held_out(path: Path) -> dict[tuple[str, float], tuple[float, float]]:
         return {
             (row["method"], float(row["lambda"])): (float(row["clean"]), float(row["robust"]))
             for row in csv.DictReader(stream)
+            if row["lambda"] and not row["options"]  # not the search of options, nor a soup
         }
 
 
