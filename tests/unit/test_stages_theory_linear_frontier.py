@@ -56,7 +56,9 @@ def write_outcomes(
 
 def write_grid(folder: Path) -> None:
     (folder / "select").mkdir()
-    lines = ["method,lambda,clean,robust", "gism,1,0.8,0.2", "gism,0,0.6,0.4", "gism,0.5,0.8,0.4"]
+    lines = ["method,lambda,options,clean,robust"]
+    lines += ["gism,1,,0.8,0.2", "gism,0,,0.6,0.4", "gism,0.5,,0.8,0.4"]
+    lines += ["gism,0.5,scaling=2,0.1,0.1", "greedy_soup,,natural=1,0.9,0.9"]
     (folder / "select/grid.csv").write_text("\n".join(lines) + "\n")
 
 
