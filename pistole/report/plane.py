@@ -138,7 +138,8 @@ def _document(made: Sequence[str]) -> str:
 
 
 def _spot(name: str, model: Mapping[str, Any]) -> Spot:
-    about = f", λ = {model['lambda']:g}" if "lambda" in model else ""
+    lam = model.get("lambda")  # none: a source, a soup, its authors' own setting
+    about = "" if lam is None else f", λ = {lam:g}"
     lines = [label(name) + about]
     for key, word in (("clean_mean", "clean"), ("robust_mean", "robust"), ("sum", "Sum")):
         low, high = model["ci95"][key]

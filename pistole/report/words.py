@@ -175,7 +175,9 @@ def origin(lineage: Mapping[str, Any]) -> str:
         A clause such as ``merge pistole, λ = 0.3, scores pistole``.
     """
     if "method" in lineage:
-        parts = [f"merge {label(lineage['method'])}", f"λ = {lineage['lambda']:g}"]
+        parts = [f"merge {label(lineage['method'])}"]
+        if lineage["lambda"] is not None:  # a soup, or its authors' own setting
+            parts.append(f"λ = {lineage['lambda']:g}")
         if lineage.get("variant"):
             parts.append(f"scores {lineage['variant']}")
         parts.append(
