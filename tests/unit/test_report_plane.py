@@ -62,6 +62,12 @@ def test_hovering_tells_the_numbers_with_their_intervals() -> None:
     ]
 
 
+def test_a_merge_without_a_lambda_is_drawn() -> None:
+    soup = {**model(0.5, 0.3), "lambda": None}
+    told = groups(points(base=model(0.5, 0.1), greedy_soup=soup))["greedy_soup"]
+    assert "λ" not in "".join(ElementTree.tostring(told, "unicode"))
+
+
 def test_names_do_not_cover_each_other_and_those_without_room_are_hidden() -> None:
     crowd = {f"method_{i}": model(0.7 + 0.002 * i, 0.3) for i in range(40)}
     document = points(**crowd, pistole=model(0.7, 0.3))

@@ -67,6 +67,9 @@ def test_origin_of_every_kind_of_model() -> None:
     assert origin(trained) == "natural source, fine-tuned here (erm)"
     merged = {"method": "vanilla", "lambda": 0.25, "variant": None, "rescale": "norm"}
     assert origin(merged) == "merge Vanilla, λ = 0.25, rescale norm"
+    soup = {"method": "greedy_soup", "lambda": None, "rescale": "none"}
+    assert origin(soup).endswith(", no rescaling")
+    assert "λ" not in origin(soup)
     assert origin({"record": None}) == "a model from outside the pipeline"
 
 
