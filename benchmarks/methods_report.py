@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.tables import percent, read_outcomes, signed
+from benchmarks.tables import outcomes_of, percent, read_outcomes, signed
 from pistole.files import read_json, write_text
 from pistole.params import Params, load_params
 from pistole.report.methods import behind_the_best
@@ -28,7 +28,7 @@ def run(
 ) -> None:
     """Write the page."""
     params, artifacts = load_params(folder / "params.yaml"), folder / "artifacts"
-    tables = {m: artifacts / "evaluation" / m / "outcomes.parquet" for m in params.models}
+    tables = {model: outcomes_of(folder, model) for model in params.models}
     done = {name: file for name, file in tables.items() if file.is_file()}
     outcomes = read_outcomes([list(done.values())])
     paired = compare(list(done), outcomes, resamples=params.report.bootstrap, seed=params.seed)

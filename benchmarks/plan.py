@@ -10,7 +10,6 @@ calibrated in CPU time in both cases.
 """
 
 import contextlib
-import os
 import shlex
 import time
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.seeds import leave_no_record
 from pistole.cli import app as pistole
 from pistole.lineage.dag import load_under
 from pistole.params import load_params
@@ -53,8 +53,7 @@ def _kind(name: str) -> str:
 @app.command()
 def run(folder: Path, stage: Annotated[list[str], typer.Option(help="its name in DVC")]) -> None:
     """Run single stages and compare them with the plan."""
-    for name in [n for n in os.environ if n.startswith(("DVC_", "MLFLOW_"))]:
-        del os.environ[name]  # a command that finds them records a run
+    leave_no_record()
     with contextlib.chdir(folder):
         plan = make_plan(PARAMS, load_params(PARAMS), Path(), clock=time.process_time)
         commands = {s["name"]: s["cmd"] for s in load_under("dvc.yaml", PARAMS)}

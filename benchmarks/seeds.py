@@ -16,8 +16,9 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from ruamel.yaml import YAML
@@ -35,19 +36,64 @@ def run(
     until: Annotated[str, typer.Option(help="stop before the first stage of this name")] = "",
 ) -> None:
     """Run the profile's stages for one seed."""
+    make_project(read_profile(profile, seed, threads), folder)
+    run_stages(folder, until=until)
+
+
+def read_profile(name: str, seed: int, threads: int) -> dict[str, Any]:
+    """Read a profile for one run.
+
+    Args:
+        name: of the profile.
+        seed: of the run.
+        threads: of torch.
+
+    Returns:
+        Its values, with their comments.
+    """
+    values = YAML().load(ROOT / "profiles" / f"{name}.yaml")
+    values["seed"], values["threads"] = seed, threads
+    return values
+
+
+def make_project(values: dict[str, Any], folder: Path) -> None:
+    """Make a clone of this repository, unless it is there, and write its params.yaml.
+
+    Args:
+        values: of params.yaml.
+        folder: of the project.
+    """
     if not folder.is_dir():
         subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
-    _write_params(profile, seed, threads, folder / "params.yaml")
+    with (folder / "params.yaml").open("w", encoding="utf-8") as handle:
+        YAML().dump(values, handle)
+
+
+def leave_no_record() -> None:
+    """Forget what would make a command of this process or its children record a run."""
+    for name in [n for n in os.environ if n.startswith(("DVC_", "MLFLOW_"))]:
+        del os.environ[name]
+
+
+def run_stages(folder: Path, *, until: str = "", kinds: Collection[str] | None = None) -> None:
+    """Run in this process the stages whose outputs are not all there, and note their seconds.
+
+    Args:
+        folder: of the project.
+        until: stop before the first stage of this name.
+        kinds: names of the stages to run, without their items; None = all.
+    """
     sys.path.insert(0, str(folder.resolve()))
     from pistole.cli import app
 
-    for name in [n for n in os.environ if n.startswith(("DVC_", "MLFLOW_"))]:
-        del os.environ[name]  # a command that finds them records a run
+    leave_no_record()
     with contextlib.chdir(folder):
         for stage in in_order(load()):
-            if until and stage["name"].split("@")[0] == until:
+            kind = stage["name"].split("@")[0]
+            if until and kind == until:
                 break
-            if stage["frozen"] or all(Path(out["path"]).exists() for out in stage["outs"]):
+            done = all(Path(out["path"]).exists() for out in stage["outs"])
+            if stage["frozen"] or done or (kinds is not None and kind not in kinds):
                 continue
             start = time.monotonic()
             for command in stage["cmd"]:
@@ -55,14 +101,6 @@ def run(
             line = f"{stage['name']}\t{time.monotonic() - start:.1f}\n"
             with Path("seconds.tsv").open("a", encoding="utf-8") as times:
                 times.write(line)
-
-
-def _write_params(profile: str, seed: int, threads: int, target: Path) -> None:
-    yaml = YAML()
-    values = yaml.load(ROOT / "profiles" / f"{profile}.yaml")
-    values["seed"], values["threads"] = seed, threads
-    with target.open("w", encoding="utf-8") as handle:
-        yaml.dump(values, handle)
 
 
 def in_order(stages: list[Stage]) -> list[Stage]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from benchmarks.tables import RIGHT, per_seed, percent, signed
+from benchmarks.tables import RIGHT, outcomes_of, per_seed, percent, signed
 from pistole.files import read_json, write_json, write_text
 from pistole.params import CHECKS, SOURCES, load_params
 from pistole.report.statistics import MEASURES, compare
@@ -34,7 +34,7 @@ def collect(
 ) -> None:
     """Keep what the page needs of one seed."""
     params, artifacts = load_params(folder / "params.yaml"), folder / "artifacts"
-    tables = {m: artifacts / "evaluation" / m / "outcomes.parquet" for m in params.models}
+    tables = {model: outcomes_of(folder, model) for model in params.models}
     kept = {
         "profile": params.profile,
         "seed": params.seed,

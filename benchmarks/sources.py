@@ -8,20 +8,14 @@ and only the methods of the table. All folders of one table have the same profil
 the same base, natural source and images.
 """
 
-import contextlib
-import shlex
-import subprocess
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from ruamel.yaml import YAML
 
-from benchmarks.seeds import ROOT, in_order
-from benchmarks.tables import percent, read_outcomes, signed
+from benchmarks.seeds import make_project, read_profile, run_stages
+from benchmarks.tables import outcomes_of, percent, read_outcomes, signed
 from pistole.files import read_json, write_text
-from pistole.lineage.dag import load
 from pistole.params import load_params
 from pistole.report.statistics import Paired, compare
 from pistole.report.tables import label
@@ -43,31 +37,7 @@ def run(
     threads: Annotated[int, typer.Option(help="torch threads; part of the result")] = 1,
 ) -> None:
     """Train the robust source with the objective, merge and evaluate."""
-    if not folder.is_dir():
-        subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
-    write_params(profile, objective, seed, threads, folder / "params.yaml")
-    with contextlib.chdir(folder):
-        for stage in in_order(load()):
-            done = all(Path(out["path"]).exists() for out in stage["outs"])
-            if stage["frozen"] or done or stage["name"].partition("@")[0] not in STAGES:
-                continue
-            for command in stage["cmd"]:
-                subprocess.run([sys.executable, "-m", *shlex.split(command)], check=True)
-
-
-def write_params(profile: str, objective: str, seed: int, threads: int, target: Path) -> None:
-    """Write the profile with another objective and the methods of the table.
-
-    Args:
-        profile: its name.
-        objective: of the robust source.
-        seed: of the run.
-        threads: of torch.
-        target: params.yaml to write.
-    """
-    yaml = YAML()
-    values: dict[str, Any] = yaml.load(ROOT / "profiles" / f"{profile}.yaml")
-    values["seed"], values["threads"] = seed, threads
+    values = read_profile(profile, seed, threads)
     values["finetune"]["robust"]["objective"] = objective
     if objective == "fare":  # it has no labels, in its attack neither
         values["attack"]["train"]["loss"] = "l2"
@@ -76,8 +46,8 @@ def write_params(profile: str, objective: str, seed: int, threads: int, target: 
         values["models"].pop(name)
     values["frontier"]["methods"] = ["vanilla"]
     values["theory"]["merge_path"]["methods"] = ["vanilla", OURS]
-    with target.open("w", encoding="utf-8") as handle:
-        yaml.dump(values, handle)
+    make_project(values, folder)
+    run_stages(folder, kinds=STAGES)
 
 
 @app.command()
@@ -91,7 +61,7 @@ def table(
     shared = {("-", model): folders[0] for model in ("base", "natural")}
     own = {(o, model): folder for o, folder in made.items() for model in ("robust", *METHODS)}
     places = shared | own
-    files = [f / "artifacts/evaluation" / m / "outcomes.parquet" for (_, m), f in places.items()]
+    files = [outcomes_of(folder, model) for (_, model), folder in places.items()]
     outcomes = read_outcomes([files])
     names = [" ".join(key) for key in places]
     paired = compare(names, outcomes, resamples=params[0].report.bootstrap, seed=params[0].seed)

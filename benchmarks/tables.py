@@ -12,6 +12,19 @@ Outcomes = Mapping[str, np.ndarray]  # "task, seed N" -> bool [images, models, 2
 RIGHT = ["clean_correct", "robust_correct"]
 
 
+def outcomes_of(project: Path, model: str) -> Path:
+    """Name the table in which stage ``evaluate`` says what became of every test image.
+
+    Args:
+        project: its folder.
+        model: its name.
+
+    Returns:
+        The file, which need not exist.
+    """
+    return project / "artifacts/evaluation" / model / "outcomes.parquet"
+
+
 def read_outcomes(seeds: Sequence[Sequence[Path]]) -> dict[str, np.ndarray]:
     """Read what became of every test image.
 

@@ -100,7 +100,6 @@ def git(root: Path, *arguments: str) -> str:
 
 def create(root: Path) -> Path:
     """Write the project, without results."""
-    from dvc.repo import Repo
 
     pins = "".join(f"{name}=={version}\n" for name, version in versions().items())
     files = {
@@ -114,12 +113,19 @@ def create(root: Path) -> Path:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    commit_code(root)
+    return root
+
+
+def commit_code(root: Path) -> None:
+    """Make a folder a repository of git and DVC whose first commit is all that is in it."""
+    from dvc.repo import Repo
+
     git(root, "init", "-b", "main")
     with Repo.init(str(root)) as repo, repo.config.edit() as config:
         config["core"] |= {"analytics": False, "check_update": False}
     git(root, "add", ".")
     git(root, "commit", "-m", "code")
-    return root
 
 
 def repro(root: Path, **variables: str) -> list[str]:

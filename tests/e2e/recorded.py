@@ -12,7 +12,7 @@ from pistole.files import write_json
 from pistole.lineage import dag, frozen, receipts, stale
 from pistole.lineage.hashing import hash_paths
 from pistole.lineage.tracking import stage_run
-from tests.e2e.lineage_project import git
+from tests.e2e.lineage_project import commit_code, git
 from tests.e2e.micro import ROOT
 
 FOLDERS = ("pistole", "profiles", "workflow", "envs", "docs")
@@ -21,8 +21,6 @@ FILES = ("dvc.yaml", ".gitignore", ".dvcignore")
 
 def clone(finished: Path, folder: Path) -> Path:
     """Put a run's outputs into a committed clone of the project; the files are links."""
-    from dvc.repo import Repo
-
     linked = lambda place, _: {"pistole"} if Path(place) == finished else set()  # noqa: E731
     shutil.copytree(finished, folder, copy_function=os.link, ignore=linked)
     for name in FOLDERS:
@@ -30,11 +28,7 @@ def clone(finished: Path, folder: Path) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=unclean)
     for name in FILES:
         shutil.copy(ROOT / name, folder)
-    git(folder, "init", "-b", "main")
-    with Repo.init(str(folder)) as repo, repo.config.edit() as config:
-        config["core"] |= {"analytics": False, "check_update": False}
-    git(folder, "add", ".")
-    git(folder, "commit", "-m", "code")
+    commit_code(folder)
     return folder
 
 
