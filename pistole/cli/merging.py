@@ -271,13 +271,12 @@ def theory(
 
 @app.command()
 def gallery(
-    base: Base = BASE,
-    data: DataRoot = DATA,
+    artifacts: Annotated[Path, typer.Option(help="folder of all artifacts")] = ARTIFACTS,
     out: Path = ARTIFACTS / "gallery",
     params: ParamsFile = PARAMS,
 ) -> None:
     """Attack a few test images, to be looked at in the report."""
-    stage_command(params, "gallery", lambda stage, p, run: stage.run(p, base, data, out))
+    stage_command(params, "gallery", lambda stage, p, run: stage.run(p, artifacts, out))
 
 
 @app.command()

@@ -24,10 +24,11 @@ from pistole.stages.runtime import (
 from pistole.stages.slices import Slice, index_of, read_slice
 
 MODELS = ("base", "natural", "robust", "vanilla", "pistole")
+USUAL = "artifacts"  # the folder of all artifacts in params.yaml
 GREY = 128  # where nothing was added
 
 
-def run(params: Params, base: Path, data: Path, out: Path) -> dict[str, float]:
+def run(params: Params, artifacts: Path, out: Path) -> dict[str, float]:
     """Attack the sources and the two merges on a few listed test images of every dataset.
 
     The images are those that a test slice of this size would have, whatever the models answer.
@@ -35,13 +36,13 @@ def run(params: Params, base: Path, data: Path, out: Path) -> dict[str, float]:
     Args:
         params: ``models``, ``datasets``, ``attack.eps``, ``attack.calibration`` and
             ``report.gallery`` are read.
-        base: what stage ``base`` wrote.
-        data: folder with one folder per dataset.
+        artifacts: folder of all artifacts.
         out: folder for ``gallery.json`` and ``images.safetensors``.
 
     Returns:
         How many images were attacked, and how many of the answers changed.
     """
+    base, data = artifacts / "base", artifacts / "data"
     device = device_of(params)
     budget = attack_budget(params, "calibration")
     names = shown_models(params)
@@ -53,7 +54,7 @@ def run(params: Params, base: Path, data: Path, out: Path) -> dict[str, float]:
     with counting("gallery", len(names)) as advance:
         for model in names if images else ():
             clf = classifier(base, params.datasets[0], device)
-            with_parameters(clf, tower(Path(params.models[model]), base, device))
+            with_parameters(clf, tower(model_folder(params.models[model], artifacts), base, device))
             for name, found in images.items():
                 head = with_head(clf, text_head(base, name).to(device))
                 rows, pictures = _attack(head, found, classnames[name], budget, params)
@@ -71,6 +72,20 @@ def run(params: Params, base: Path, data: Path, out: Path) -> dict[str, float]:
         for before, after in zip(rows["before"], rows["after"], strict=True)
     ]
     return {"attacked": len(pairs), "changed": sum(before != after for before, after in pairs)}
+
+
+def model_folder(place: str, artifacts: Path) -> Path:
+    """Find a model; one that params.yaml has in ``artifacts`` lies in the folder of that name here.
+
+    Args:
+        place: a value of ``models``.
+        artifacts: folder of all artifacts.
+
+    Returns:
+        Its folder or file.
+    """
+    path = Path(place)
+    return artifacts / path.relative_to(USUAL) if path.is_relative_to(USUAL) else path
 
 
 def shown_models(params: Params) -> list[str]:

@@ -1,6 +1,7 @@
 """Every merging method of the catalogue, from its preparation to merged weights and a curve."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from pistole.baselines.registry import METHODS
 from pistole.files import load_tensors, read_json
 from pistole.params.methods import BASELINES, OFFICIAL, POINTS, PREPARATIONS, need_of
+from tests.e2e.following import follow
 from tests.e2e.micro import FINETUNED, PREPARED, SCORED, inside, refusal, run_micro, write_micro
 
 COMPARED = [*BASELINES, "vanilla", "pistole"]
@@ -98,6 +100,16 @@ def test_merging_again_gives_the_same_bytes(project: Path, tmp_path: Path):
         run_micro(project, [["merge", name, "--out", str(tmp_path / name)]], **KNOBS)
         first = (project / "artifacts/merged" / name / "visual.safetensors").read_bytes()
         assert (tmp_path / name / "visual.safetensors").read_bytes() == first
+
+
+def test_the_commands_of_the_page_work(project: Path, tmp_path: Path):
+    """Those of docs/merging.md."""
+    folder = tmp_path / "copy"
+    shutil.copytree(project, folder)
+    with inside(folder):
+        follow("docs/merging.md")
+    assert read_json(folder / "artifacts/merged/ties/recipe.json")["lambda"] == 0.3
+    assert merged(folder, "ties").keys() == merged(project, "ties").keys()
 
 
 def test_a_lambda_for_a_point_is_refused(project: Path, capsys):

@@ -1,102 +1,39 @@
 """The guides, the library's page and the example, run as they are printed."""
 
-import json
 import re
 import runpy
-import shlex
-import subprocess
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from ruamel.yaml import YAML
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import pistole
 from pistole.files import read_json
-from tests.conftest import picture
+from pistole.params import CHECKS, load_params
+from tests.conftest import write_wds_folder
+from tests.e2e.following import follow
 from tests.e2e.micro import ROOT, inside, status
-
-FENCE = re.compile(r"^```(console|yaml|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-CONFIG = {
-    "embed_dim": 12,
-    "vision_cfg": {"image_size": 16, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
-BIRDS = ("blue_jay", "great_auk", "kiwi", "robin")
-
-
-def changed(values: dict, changes: dict) -> None:
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            changed(values[key], value)
-        else:
-            values[key] = value
-
-
-def follow(page: str) -> dict:
-    """Do what a page says, block by block; return the names of its Python."""
-    names: dict = {}
-    yaml = YAML()
-    for kind, text in FENCE.findall((ROOT / "docs" / page).read_text()):
-        if kind == "yaml":
-            values = yaml.load(Path("params.yaml"))
-            changed(values, yaml.load(text))
-            yaml.dump(values, Path("params.yaml"))
-        elif kind == "python":
-            exec(compile(text, page, "exec"), names)
-        lines = re.findall(r"^\$ (.*)$", text.replace("\\\n", " "), re.MULTILINE)
-        for line in lines if kind == "console" else ():
-            program, *arguments = shlex.split(line)
-            if program == "pistole":
-                assert status(*arguments) == 0, line
-            else:
-                subprocess.run([program, *arguments], check=True)
-    return names
-
-
-def clip(seed: int) -> dict[str, torch.Tensor]:
-    import open_clip
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return open_clip.CLIP(**CONFIG).state_dict()
+from tests.e2e.own_clip import build, write_clip, write_images
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Callable[..., None]:
-    """A folder with tiny checkpoints and images, as the guides want them."""
-    (tmp_path / "my-clip").mkdir()
-    config = {**CONFIG, "mean": [0.5] * 3, "std": [0.25] * 3}
-    (tmp_path / "my-clip/base.json").write_text(json.dumps(config))
-    base = clip(0)
-    save_file(base, tmp_path / "my-clip/base.safetensors")
-    source = torch.Generator().manual_seed(1)
-    for name in ("natural", "robust"):
-        tower = {
-            key.removeprefix("visual."): value + 0.02 * torch.randn(value.shape, generator=source)
-            for key, value in base.items()
-            if key.startswith("visual.")
-        }
-        save_file(tower, tmp_path / f"my-clip/{name}.safetensors")
-    (tmp_path / "profiles").symlink_to(ROOT / "profiles")
-
-    def images(**per_class: int) -> None:
-        for split, count in per_class.items():
-            for number in range(count * len(BIRDS)):
-                kind = BIRDS[number % len(BIRDS)]
-                file = tmp_path / "my-data/birds" / split / kind / f"{number}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(picture(len(split) * 1000 + number, 16, 16))
-
+def mine(tmp_path: Path) -> Iterator[Path]:
+    """A folder of one's own, with tiny checkpoints."""
+    write_clip(tmp_path)
     with inside(tmp_path):
-        yield images
+        yield tmp_path
+
+
+def one_thread(values: dict[str, Any]) -> None:
+    values["threads"] = 1
 
 
 def test_merge_two_checkpoints_i_have(mine):
-    mine(train=10, test=2)
-    names = follow("guides/merge-checkpoints.md")
+    write_images(train=10, test=2)
+    names = follow("docs/guides/merge-checkpoints.md", adapt=one_thread)
     merged = load_file("artifacts/merged/pistole/visual.safetensors")
     found = names["model"].visual.state_dict()
     assert all(torch.equal(found[name], value) for name, value in merged.items())
@@ -106,8 +43,8 @@ def test_merge_two_checkpoints_i_have(mine):
 
 
 def test_evaluate_my_robust_clip_on_my_folder_of_images(mine, capsys):
-    mine(test=3)
-    follow("guides/evaluate-folder.md")
+    write_images(test=3)
+    follow("docs/guides/evaluate-folder.md", adapt=one_thread)
     assert re.search(r"^clean [\d.]+%, under attack [\d.]+%$", capsys.readouterr().out, re.M)
     means = read_json("mine.json")
     assert 0 <= means["robust_mean"] <= means["clean_mean"] <= 1
@@ -134,9 +71,51 @@ def test_the_librarys_page(capsys):
         "images": example["x"],
         "labels": example["y"],
     }
-    for kind, text in FENCE.findall((ROOT / "docs/library.md").read_text()):
-        assert kind == "python"
-        exec(compile(text, "library.md", "exec"), names)
+    names = follow("docs/library.md", **names)
     assert isinstance(names["merged"], pistole.ZeroShotClassifier)
     assert 0 < names["accuracy"] <= 1
     assert names["settings"].kappa == 4
+
+
+def small(values: dict[str, Any]) -> None:
+    """Make what the page's YAML leaves to the profile a matter of seconds."""
+    one_thread(values)
+    values["slices"] = {"finetune": 1, "score": 8, "measure": 8, "select": 8, "test": 8}
+    values["data"]["resolution"] = 32
+    steps, one = {"steps": 2, "restarts": 1}, {"steps": 1, "alpha": "1/255", "init": "uniform_eps"}
+    values["attack"].update(calibration=one, select=one)
+    values["attack"]["evaluate"].update(apgd_ce=steps, apgd_t=steps | {"targets": 1}, ladder=0)
+    values["attack"]["evaluate"]["radii"] = []
+    values["finetune"]["natural"]["batch_size"] = values["finetune"]["robust"]["batch_size"] = 1
+    values["select"]["grid"] = values["frontier"]["grid"] = [0, 1]
+    values["frontier"]["images"] = values["report"]["gallery"] = 2
+    theory = values["theory"]
+    theory["interference"].update(kappas=[0, 2], gammas=[0.5], qs=[1], lambdas=[0, 1], resamples=2)
+    theory["pci_trace"] = {"samples": 4, "etas": [0.01], "pairs": 1, "probes": 1}
+    theory["merge_path"].update(methods=["pistole"], samples=4, lambdas=[0, 1], probes=1)
+    theory["merge_path"].update(iterations=2, pairs=1)
+    theory["agreement"] = {"radii": [0, "2/255"]}
+    theory["linear_frontier"] = {"resamples": 20}
+    theory["conflict_map"]["samples"] = 8
+    values["report"]["bootstrap"] = 100
+
+
+def test_the_whole_pipeline_by_hand(mine, capsys):
+    """The section of usage.md: no DVC, no git, one's own model and data."""
+    page, own = "docs/usage.md", "## Your own model and data"
+    for task in ("birds", "cars"):
+        write_wds_folder(mine / "my-data" / task, classes=3, per_class=12, width=40, height=32)
+    assert status("profile", "use", "tiny-imagenet") == 0
+    follow(page, own, kinds=("yaml",), adapt=small)
+    names = follow(page, "### The same by hand", model=build())
+    assert "PISTOLE" in capsys.readouterr().out
+    metrics = read_json("run/report/metrics.json")
+    assert set(metrics["theory"]) == set(CHECKS)
+    assert metrics["models"].keys() == load_params(Path("params.yaml")).models.keys()
+    assert metrics["frontier"].keys() == {"wise_ft", "vanilla", "gism", "pistole"}
+    recipe = read_json("run/merged/pistole/recipe.json")
+    assert recipe["lambda"] == 0.2
+    shown = read_json("run/gallery/gallery.json")["tasks"]["birds"]["models"]
+    assert set(shown) == {"base", "natural", "robust", "vanilla", "pistole"}
+    merged = load_file("run/merged/pistole/visual.safetensors")
+    assert torch.equal(names["model"].visual.state_dict()["proj"], merged["proj"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.e2e.following import follow
 from tests.e2e.micro import ROOT, inside, refusal
 
 USAGE = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
@@ -78,6 +79,24 @@ def test_every_command_of_the_page_runs_as_it_stands(clips: Path, capsys):
     recipe = json.loads("{" + capsys.readouterr().out.partition("\n{")[2])
     assert recipe["dtype"] == "float16"
     assert load_file("tower.safetensors")["proj"].dtype == torch.float16
+
+
+def test_the_pages_way_to_convert_a_pickle(place: Path):
+    """Of docs/usage.md, which shows it for a file that is a state dict and nothing else."""
+    torch.save(torch.load("robust.pt")["state_dict"], "robust.pt")
+    follow("docs/usage.md", "## Which weights are accepted", kinds=("python",))
+    run(f"merge --method linear {COMMON} --model robust.safetensors")
+    assert load_file("robust.safetensors").keys() == load_file("merged.safetensors").keys()
+
+
+def test_the_command_of_the_readme(place: Path):
+    for name in ("base", "a", "b"):
+        source = NAMES[0] if name == "base" else NAMES[1]
+        Path(f"{name}.safetensors").write_bytes(Path(source).read_bytes())
+    follow("README.md", "## Bring your own model", kinds=("console",))
+    merged, base = load_file("merged.safetensors"), load_file("base.safetensors")
+    assert merged.keys() == base.keys()
+    assert not torch.equal(merged["visual.proj"], base["visual.proj"])
 
 
 def test_the_page_lists_the_methods():

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from pistole.cli import app
 from pistole.errors import UserError
 from pistole.lineage.dag import load_under
+from tests import pages
 from tests.e2e.micro import MICRO, ROOT, everything, inside, write_micro
 
 
@@ -49,6 +50,16 @@ def test_every_stage_is_planned_and_nothing_is_written(project: Path, capsys):
             assert plan["total"][kind][key] == pytest.approx(parts)
     assert stages["select"]["typical"]["hours"] < stages["select"]["at_most"]["hours"]
     assert stages["base"]["typical"]["flops"] > 0  # of the text tower
+
+
+def test_the_plan_of_the_paper_is_what_usage_md_shows(project: Path, capsys):
+    """But for this machine's disk, which it tells last."""
+    section = pages.section(ROOT / "docs/usage.md", "## Plan a large run")
+    call, _, shown = pages.fenced(section)[0][1].partition("\n")
+    assert call.startswith("$ pistole plan ")
+    text = told(project, capsys, *call.removeprefix("$ pistole plan ").split())
+    disk = "\n- disk: "
+    assert text.partition(disk)[0] == shown.partition(disk)[0]
 
 
 def test_a_profile_is_planned_in_place_of_the_parameters(project: Path, capsys):

@@ -17,6 +17,8 @@ from pistole.lineage.hashing import md5_path
 from pistole.lineage.track import track
 from pistole.lineage.tracking import tracking_uri
 from pistole.params import load_params
+from tests import pages
+from tests.e2e.following import in_shell, lines_of
 from tests.e2e.lineage_project import STAGES, git, install, repro
 from tests.e2e.micro import ROOT, environment
 
@@ -100,17 +102,20 @@ def dvc(project, variables, *arguments):
 
 
 def test_a_clone_that_pulls_agrees_and_runs_nothing(project, tmp_path, monkeypatch):
-    git(project, "add", "--force", str(receipts.FOLDER))
+    """As docs/audit.md says it."""
+    here, elsewhere = pages.blocks(ROOT / "docs/audit.md", "console")[:2]
     dvc(project, environment(), "remote", "add", "--default", "here", str(tmp_path / "remote"))
-    dvc(project, environment(), "push")
     git(project, "add", ".")
-    git(project, "commit", "-m", "receipts")
+    identity = dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "n")
+    identity |= dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "e@example.org")
+    in_shell(lines_of(here), project, tmp_path / "bin", **identity)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    clone = tmp_path / "clone"
-    git(tmp_path, "clone", str(project), str(clone))
-    assert not (clone / "out").exists()
-    dvc(clone, environment(), "pull")
-    assert track(clone, tracking_uri(clone)).written == len(STAGES)
+    assert "git clone REPOSITORY project" in elsewhere
+    script = lines_of(elsewhere).replace("REPOSITORY", str(project))
+    (tmp_path / "elsewhere").mkdir()
+    said = in_shell(script, tmp_path / "elsewhere", tmp_path / "bin")
+    clone = tmp_path / "elsewhere/project"
+    assert f"{len(STAGES)} runs written" in said
     report = audit(clone, tracking_uri(clone))
     assert report.ok, text(report)
     assert repro(clone) == []

@@ -15,6 +15,7 @@ from pistole.cli.layout import EXAMPLES
 from pistole.stages.theory import CHECKS
 from tests import pages
 from tests.conftest import picture
+from tests.e2e.following import in_shell, lines_of, run, words_of
 from tests.e2e.micro import MODELS, ROOT, environment, status, write_micro
 from tests.e2e.recorded import clone, record
 
@@ -200,3 +201,28 @@ def test_the_tutorial_works(project: Path, capsys: pytest.CaptureFixture[str]):
         code = status(*words)
         told = capsys.readouterr()
         assert code == 0, f"{words}\n{told.out}{told.err}"
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # of pygtrie, which DVC calls
+def test_a_statement_is_made_and_verified_as_the_page_says(project: Path, capsys):
+    assert status("commit") == 0
+    block = pages.blocks(ROOT / "docs/audit.md", "console")[2]
+    for words in words_of(block):
+        run(words)
+    assert "merged.intoto.json: 2 files are as stated" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # of pygtrie, which DVC calls
+def test_what_usage_says_of_a_run_and_its_change_works(project: Path, tmp_path: Path):
+    page = pages.section(ROOT / "docs/usage.md", "## Run, change, run again")
+    first, *lines = lines_of(pages.fenced(page)[0][1]).splitlines()
+    assert first.split()[:2] == ["make", "repro"]  # this has been done
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nsed -i "s/bootstrap: 200/bootstrap: 210/" "$1"\n')
+    editor.chmod(0o755)
+    script = "\n".join(["pistole commit", "dvc commit --force --quiet", *lines])
+    said = in_shell(script, project, tmp_path / "bin", EDITOR=str(editor))
+    assert re.search(r"report\.bootstrap +200 +210", said)
+    assert re.findall("Running stage '(.*)':", said) == ["params", "report"]
+    assert re.search(r"pistole\.json +[\d.]+", said)
+    assert (project / "dvc_plots/index.html").is_file()

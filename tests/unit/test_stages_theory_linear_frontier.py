@@ -182,7 +182,7 @@ def test_refusals(tmp_path):
     with pytest.raises(UserError, match=r"self_mask.outcomes.parquet does not exist: run stage"):
         stage.read_outcomes(folder, ("self_mask",))
     with pytest.raises(UserError, match=r"grid.csv does not exist: run stage select"):
-        stage.read_grid(tmp_path / "grid.csv")
+        stage.held_out_curves(tmp_path / "grid.csv")
     part = pq.read_table(folder / "vanilla/outcomes.parquet").slice(1)
     pq.write_table(part, folder / "vanilla/outcomes.parquet")
     with pytest.raises(UserError, match="lambdas answered different images"):

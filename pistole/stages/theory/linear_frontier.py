@@ -1,6 +1,5 @@
 """Theory check ``linear_frontier``: is the frontier of vanilla merging nearly a straight line?"""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 from pistole.errors import UserError
 from pistole.params import Params
 from pistole.report.statistics import measures, resample
+from pistole.stages.theory import read_grid
 from pistole.theory.frontier import (
     Straightness,
     bend,
@@ -55,7 +55,7 @@ def check(params: Params, artifacts: Path) -> tuple[list[Row], Row]:
     shapes = [
         curve_shape(TEST, name, lambdas, curves[i], samples[:, i]) for i, name in enumerate(methods)
     ]
-    for name, (own, curve) in read_grid(artifacts / "select" / "grid.csv").items():
+    for name, (own, curve) in held_out_curves(artifacts / "select" / "grid.csv").items():
         rows += point_rows(HELD_OUT, name, own, curve)
         shapes.append(curve_shape(HELD_OUT, name, own, curve))
     images = sum(len(answers) for answers in outcomes.values())
@@ -122,7 +122,7 @@ def _answers(table: pa.Table) -> tuple[np.ndarray, tuple[list[float], list[str]]
     return np.stack(columns, axis=1).astype(bool), (lambdas, ids[0])
 
 
-def read_grid(path: Path) -> dict[str, tuple[list[float], np.ndarray]]:
+def held_out_curves(path: Path) -> dict[str, tuple[list[float], np.ndarray]]:
     """Read the curves of the choice of lambda, which have no outcomes image by image.
 
     Args:
@@ -134,18 +134,12 @@ def read_grid(path: Path) -> dict[str, tuple[list[float], np.ndarray]]:
     Raises:
         UserError: the file is missing.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run stage select")
-    with path.open(newline="", encoding="utf-8") as stream:
-        lines = [
-            (row["method"], *(float(row[key]) for key in ("lambda", "clean", "robust")))
-            for row in csv.DictReader(stream)
-            if row["lambda"] and not row["options"]  # not the search of options, nor a soup
-        ]
+    grid = read_grid(path)
     curves = {}
-    for name in dict.fromkeys(line[0] for line in lines):
-        own = np.array(sorted(line[1:] for line in lines if line[0] == name))
-        curves[name] = own[:, 0].tolist(), POINTS * own[:, 1:]
+    for name in dict.fromkeys(method for method, _ in grid):
+        own = sorted((lam, *answers) for (method, lam), answers in grid.items() if method == name)
+        curve = np.array(own)
+        curves[name] = curve[:, 0].tolist(), POINTS * curve[:, 1:]
     return curves
 
 

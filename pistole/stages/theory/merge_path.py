@@ -1,6 +1,5 @@
 """Theory check ``merge_path``: is PISTOLE's path flatter than vanilla's, as the paper says?"""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pistole.errors import UserError
 from pistole.method.ball import layer_variances
 from pistole.params import Params
 from pistole.progress import counting
@@ -17,6 +15,7 @@ from pistole.stages.composing import read_ingredients
 from pistole.stages.losses import Objective
 from pistole.stages.runtime import attack_budget, classifier, device_of
 from pistole.stages.slices import read_slice
+from pistole.stages.theory import read_grid
 from pistole.theory.curvature import hessian_operator
 from pistole.theory.path import distance
 from pistole.theory.path_summary import LOSSES, Point, Setting, summarise
@@ -50,7 +49,7 @@ def check(params: Params, artifacts: Path) -> tuple[list[Row], Row]:
     objective = Objective(
         classifier(base, images.dataset, device), images, params.stability.batch_size
     )
-    held_out = _held_out(artifacts / "select/grid.csv")
+    held_out = read_grid(artifacts / "select/grid.csv")
     seed = derive(params.seed, "theory", "merge_path")
     points: list[Point] = []
     with counting("theory merge_path", len(knobs.methods) * len(knobs.lambdas)) as advance:
@@ -93,18 +92,6 @@ def check(params: Params, artifacts: Path) -> tuple[list[Row], Row]:
         seed=seed,
     )
     return [point.row() for point in points], summarise(points, about)
-
-
-def _held_out(path: Path) -> dict[tuple[str, float], tuple[float, float]]:
-    """Accuracies by method and lambda; controls merged with PISTOLE's lambda are not there."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run stage select, which writes it")
-    with path.open(newline="", encoding="utf-8") as stream:
-        return {
-            (row["method"], float(row["lambda"])): (float(row["clean"]), float(row["robust"]))
-            for row in csv.DictReader(stream)
-            if row["lambda"] and not row["options"]  # not the search of options, nor a soup
-        }
 
 
 def _curvature(
