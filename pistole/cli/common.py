@@ -10,6 +10,7 @@ import typer
 
 import pistole
 from pistole import processes
+from pistole.cli import completing
 from pistole.cli.layout import Ordered
 from pistole.cli.running import DEBUG
 from pistole.errors import UserError
@@ -44,6 +45,9 @@ FinetuneData = Annotated[
 ]
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="read .pt weights too, as allow_pickle: true does")
+]
+Source = Annotated[
+    str, typer.Argument(help="natural or robust", autocompletion=completing.named("finetune"))
 ]
 TOGETHER = ("finetune",)  # stages that several processes work on together
 PARAMS = Path("params.yaml")

@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
+from pistole.cli import completing
 from pistole.cli.common import DATA, PARAMS, ParamsFile, app, stage_command
 
 data_app = typer.Typer(no_args_is_help=True, help="List, check and index datasets.")
 app.add_typer(data_app, name="data")
 
-Name = Annotated[str, typer.Argument(help="name of the dataset")]
+Name = Annotated[
+    str, typer.Argument(help="name of the dataset", autocompletion=completing.named("datasets"))
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 

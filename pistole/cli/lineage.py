@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pistole.cli import completing
 from pistole.cli.common import HERE, PARAMS, AsJson, ParamsFile, Project, app
 
 
@@ -149,7 +150,13 @@ def statement_verify(
 
 @app.command()
 def card(
-    model: Annotated[str, typer.Argument(help="row of the table whose model is merged")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="row of the table whose model is merged",
+            autocompletion=completing.named("methods"),
+        ),
+    ],
     base_model: Annotated[
         str | None, typer.Option(help="the base's name on the Hugging Face hub")
     ] = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pistole.cli import completing
 from pistole.cli.common import (
     ARTIFACTS,
     BASE,
@@ -21,6 +22,7 @@ from pistole.cli.common import (
     ParamsFile,
     Prepared,
     Robust,
+    Source,
     app,
     stage_command,
 )
@@ -45,7 +47,7 @@ from pistole.errors import UserError
 
 @app.command()
 def stability(
-    source: Annotated[str, typer.Argument(help="natural or robust")],
+    source: Source,
     base: Base = BASE,
     checkpoint: Annotated[
         Path | None, typer.Option(help="default: artifacts/checkpoints/SOURCE")
@@ -89,7 +91,13 @@ def masks(
 
 @app.command()
 def prepare(
-    need: Annotated[str, typer.Argument(help="a name that prepare.run may list, such as fisher")],
+    need: Annotated[
+        str,
+        typer.Argument(
+            help="a name that prepare.run may list, such as fisher",
+            autocompletion=completing.preparations,
+        ),
+    ],
     base: Base = BASE,
     natural: Natural = VECTORS["natural"],
     robust: Robust = VECTORS["robust"],
@@ -133,7 +141,11 @@ def select(
 def merge(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="METHOD", help="a name of methods in params.yaml; or --method"),
+        typer.Argument(
+            metavar="METHOD",
+            help="a name of methods in params.yaml; or --method",
+            autocompletion=completing.named("methods"),
+        ),
     ] = None,
     base: OwnBase = None,
     natural: Natural = VECTORS["natural"],
@@ -196,7 +208,9 @@ def merge(
 
 @app.command()
 def evaluate(
-    name: Annotated[str, typer.Argument(help="row of the table")],
+    name: Annotated[
+        str, typer.Argument(help="row of the table", autocompletion=completing.named("models"))
+    ],
     model: Annotated[Path, typer.Option(help="folder with visual.safetensors, or a checkpoint")],
     base: Base = BASE,
     data: DataRoot = DATA,
@@ -233,7 +247,13 @@ def transfer(
 
 @app.command()
 def frontier(
-    method: Annotated[str, typer.Argument(help="a name of methods in params.yaml")],
+    method: Annotated[
+        str,
+        typer.Argument(
+            help="a name of methods in params.yaml",
+            autocompletion=completing.named("frontier.methods"),
+        ),
+    ],
     base: Base = BASE,
     natural: Natural = VECTORS["natural"],
     robust: Robust = VECTORS["robust"],
@@ -257,7 +277,13 @@ def frontier(
 
 @app.command()
 def theory(
-    check: Annotated[str, typer.Argument(help="a name of the theory section of params.yaml")],
+    check: Annotated[
+        str,
+        typer.Argument(
+            help="a name of the theory section of params.yaml",
+            autocompletion=completing.named("theory"),
+        ),
+    ],
     artifacts: Annotated[Path, typer.Option(help="folder of all artifacts")] = ARTIFACTS,
     out: Annotated[Path | None, typer.Option(help="default: artifacts/theory/CHECK")] = None,
     params: ParamsFile = PARAMS,

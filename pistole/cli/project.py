@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pistole.cli import completing
 from pistole.cli.common import (
     ARTIFACTS,
     PARAMS,
@@ -69,7 +70,10 @@ def profile_list(
 
 @profile_app.command("use")
 def profile_use(
-    name: Annotated[str, typer.Argument(help="a name of 'pistole profile list'")],
+    name: Annotated[
+        str,
+        typer.Argument(help="a name of 'pistole profile list'", autocompletion=completing.profiles),
+    ],
     folder: Annotated[Path, typer.Option(help="folder of profiles")] = Path("profiles"),
     target: Annotated[Path, typer.Option(help="file to write")] = PARAMS,
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pistole.cli import completing
 from pistole.cli.common import (
     ARTIFACTS,
     BASE,
@@ -15,6 +16,7 @@ from pistole.cli.common import (
     DataRoot,
     FinetuneData,
     ParamsFile,
+    Source,
     app,
     stage_command,
 )
@@ -69,7 +71,7 @@ def base(
 
 @app.command()
 def finetune(
-    source: Annotated[str, typer.Argument(help="natural or robust")],
+    source: Source,
     base: Base = BASE,
     data: FinetuneData = None,
     out: Annotated[Path | None, typer.Option(help="default: artifacts/checkpoints/SOURCE")] = None,
@@ -95,7 +97,12 @@ def finetune(
 
 @app.command()
 def vectors(
-    source: Annotated[str | None, typer.Argument(help="natural or robust; or --model")] = None,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="natural or robust; or --model", autocompletion=completing.named("finetune")
+        ),
+    ] = None,
     base: OwnBase = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="default: artifacts/checkpoints/SOURCE")

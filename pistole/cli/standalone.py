@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pistole.cli import completing
 from pistole.errors import UserError
 
 OwnBase = Annotated[
@@ -17,7 +18,12 @@ OwnBase = Annotated[
     ),
 ]
 OwnMethod = Annotated[
-    str | None, typer.Option("--method", help="merge checkpoints of your own with this method")
+    str | None,
+    typer.Option(
+        "--method",
+        help="merge checkpoints of your own with this method",
+        autocompletion=completing.rules,
+    ),
 ]
 Models = Annotated[
     list[Path] | None, typer.Option("--model", help="a checkpoint of your own; once for each")

@@ -4,12 +4,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import typer
 from ruamel.yaml import YAML
 
-from pistole.cli import app
+from pistole.cli import app, completing
 from pistole.cli.layout import EXAMPLES, PANELS, STAGES
 from tests.e2e.micro import ROOT, environment, status
 
@@ -111,9 +112,40 @@ def test_the_script_that_completes_is_for_the_program(capsys, monkeypatch):
     assert capsys.readouterr().out.endswith("complete -o default -F _pistole_completion pistole\n")
 
 
-def test_the_shell_completes_commands():
+def completed(line: str) -> list[str]:
+    """What bash is offered for the last word of a line, in the project's folder."""
     code = (
         "import sys; sys.argv[0] = 'pistole'; from pistole.cli import app; app(prog_name='pistole')"
     )
-    asked = {"_PISTOLE_COMPLETE": "complete_bash", "COMP_WORDS": "pistole ma", "COMP_CWORD": "1"}
-    assert run(code, **asked).split() == ["masks"]
+    last = str(len(line.split(" ")) - 1)
+    asked = {"_PISTOLE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": last}
+    return run(code, **asked).split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("pistole ma", ["masks"]),
+        ("pistole finetune ", ["natural", "robust"]),
+        ("pistole vectors n", ["natural"]),
+        ("pistole merge uni", ["uniform_shrink"]),
+        ("pistole merge --method task_a", ["task_analogy", "task_arithmetic"]),
+        ("pistole evaluate na", ["natural"]),
+        ("pistole theory li", ["linear_frontier"]),
+        ("pistole prepare concrete", ["concrete", "concrete_am"]),
+        ("pistole data index cl", ["clutter"]),
+        ("pistole profile use imagenet-vitb", ["imagenet-vitb32"]),
+        ("pistole card wise_ft_", ["wise_ft_matched"]),
+    ],
+)
+def test_the_shell_completes(line: str, offered: list[str], monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert completed(line) == offered
+
+
+@pytest.mark.parametrize("text", [None, "", "methods: [", "methods: 3", "- methods"])
+def test_without_a_readable_file_nothing_is_offered(text: str | None, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path("params.yaml").write_text(text)
+    assert completing.named("methods")() == []
