@@ -10,7 +10,7 @@ import torch
 from ruamel.yaml import YAML
 
 from pistole.models.towers import build_clip
-from pistole.stages import stability
+from pistole.stages import prepare, stability
 from pistole.stages.theory import conflict_map
 from pistole.theory.heads import attentions
 from tests.e2e.micro import ROOT
@@ -105,11 +105,12 @@ def write_rehearsal(folder: Path, write_wds: Callable[..., Path], **changes: Any
 def less_of_the_tower() -> Iterator[None]:
     """Leave out what a tower of this size makes dear.
 
-    ``conflict_map`` only does one layer. What stage ``stability`` tells the C library is not told
-    here: one process runs all stages, and the later ones would map and unmap every large tensor.
+    ``conflict_map`` only does one layer. What two stages tell the C library is not told here: one
+    process runs all stages, and the later ones would map and unmap every large tensor.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stability, "give_back_freed_tensors", lambda: None)
+        for stage in (prepare, stability):
+            patch.setattr(stage, "give_back_freed_tensors", lambda: None)
         patch.setattr(conflict_map, "attentions", lambda visual: attentions(visual)[-1:])
         yield
 
