@@ -81,3 +81,12 @@ def test_what_is_generated_is_up_to_date(tmp_path):
     page.write_text(page_text().replace("kappa", "kapa"))
     with pytest.raises(ValueError, match="run `pistole schema`"):
         check_page(page)
+
+
+def test_every_profile_is_told():
+    names = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+    assert "demo" in names
+    for page in ("README.md", "docs/usage.md"):
+        rows = [line for line in (ROOT / page).read_text().splitlines() if line.startswith("| `")]
+        missing = [name for name in names if not any(f"`{name}`" in row for row in rows)]
+        assert not missing, f"{page}: {', '.join(missing)}"
