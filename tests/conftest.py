@@ -11,6 +11,9 @@ import torch
 from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+# The models are too small to divide, and beside other work a second thread is waited for: many
+# times the work. A test whose parameters set the number says so itself.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
