@@ -8,6 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from pistole.baselines.arithmetic import Analogy, Negation
 from pistole.baselines.catalogue import CATALOGUE
 from pistole.baselines.linear import Linear
+from pistole.baselines.registry import METHODS
 from pistole.baselines.rule import Rule
 from pistole.baselines.soups import RobustnessSoup, UniformSoup
 from pistole.errors import UserError, require_name
@@ -35,8 +36,15 @@ def rule_named(name: str, settings: Sequence[str] = ()) -> Rule:
         The method.
 
     Raises:
-        UserError: an unknown method or option, or a value that the option cannot have.
+        UserError: an unknown method, one that only a pipeline can run, an unknown option, or a
+            value that the option cannot have.
     """
+    if name in METHODS and name not in RULES:
+        raise UserError(
+            f"{name} needs what only a pipeline has (lambda, scores or images): list it in methods "
+            "of params.yaml (docs/guides/merge-checkpoints.md); files alone are merged by "
+            f"{', '.join(sorted(RULES))}"
+        )
     require_name("merging method for files", name, sorted(RULES))
     rule = RULES[name]
     hints = get_type_hints(rule)

@@ -10,6 +10,12 @@ from pistole.stages.methods import rule_named
     ("method", "settings", "message"),
     [
         ("tees", [], "no merging method for files 'tees': did you mean 'ties'"),
+        (
+            "fisher",
+            [],
+            "fisher needs what only a pipeline has .* list it in methods",
+        ),
+        ("pistole", [], "files alone are merged by breadcrumbs, consensus, dare, linear"),
         ("ties", ["densty=1"], "--set densty=1: ties has the options density, reduce, scaling"),
         ("ties", ["density"], "give NAME=VALUE"),
         ("ties", ["density=much"], "--set density=much: 'much' is no float"),
