@@ -1,6 +1,5 @@
 """One run and one receipt per stage: with the real DVC and a real MLflow database."""
 
-import fcntl
 import json
 import os
 import re
@@ -13,11 +12,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from pistole.errors import UserError
-from pistole.lineage import code, receipts, store, tracking
+from pistole.lineage import receipts, tracking
 from pistole.lineage.hashing import hash_paths, run_key
-from pistole.lineage.record import StageRun
 from pistole.lineage.tracking import stage_run, tracking_uri
-from pistole.lineage.writer import Writer
 
 STAGE = """
 import sys
@@ -324,66 +321,3 @@ def test_a_stage_that_starts_again_has_no_receipt_until_it_ends(clean_env, proje
         pass
     assert len(list(receipts.every(project))) == 2
     assert receipts.latest(project, "a")["deps"] == hash_paths(project, ["data"])
-
-
-def test_git_state_ignores_what_a_run_writes_and_untracked_files(clean_env, project):
-    def git(*arguments):
-        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
-        subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
-
-    git("init")
-    lock = """schema: '2.0'
-stages:
-  a:
-    cmd: x
-    deps:
-    - path: stage.py
-      md5: '1'
-    outs:
-    - path: table.json
-      md5: '2'
-"""
-    Path("dvc.lock").write_text(lock)
-    Path("table.json").write_text("a")
-    git("add", "dvc.lock", "stage.py", "table.json", "params.yaml")
-    git("commit", "-m", "first")
-    Path("dvc.lock").write_text(f"{lock}\n")
-    Path("table.json").write_text("b")
-    Path("params.yaml").write_text("b: 1")
-    assert len(code.state(project)["commit"]) == 40
-    assert code.state(project)["changed"] == []
-    Path("stage.py").write_text("changed")
-    assert code.state(project)["changed"] == ["stage.py"]
-
-
-def test_without_git_the_commit_is_unknown(clean_env, project):
-    assert code.state(project) == {"commit": None, "changed": []}
-
-
-def test_long_values_become_digests_and_nested_params_leaves():
-    assert store.fit("x" * 5000) == "x" * 5000
-    assert store.fit("x" * 5001).startswith("sha256:")
-    assert store.flatten({"a": {"b": [1], "c": None}, "d": "t"}) == {
-        "a.b": "[1]",
-        "a.c": "null",
-        "d": "t",
-    }
-
-
-def test_a_writer_that_cannot_write_says_why_and_one_that_is_not_asked_ends():
-    writer = Writer("sqlite:////proc/nowhere/x.db")
-    with pytest.raises(RuntimeError, match=r"No such file.*x\.db"):
-        writer.write(StageRun("a"), {}, {}, "FINISHED")
-    idle = Writer("sqlite:////proc/nowhere/x.db")
-    idle.close()
-    assert idle._process.poll() is not None
-
-
-def test_two_processes_never_open_the_database_at_once(tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    with store._locked(uri):
-        other = (tmp_path / "mlflow.db.lock").open("w")
-        with other, pytest.raises(BlockingIOError):
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with (tmp_path / "mlflow.db.lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
