@@ -72,7 +72,7 @@ docs: .venv-docs/.done  ## build the site into site/; a broken link is an error
 	$(UV) pip install --quiet --python .venv-$*/bin/python --no-deps --require-hashes --no-config -r envs/$*.txt
 	touch $@
 
-rehearse: env-dev  ## every stage once on a ViT-B/32 with random weights (many minutes)
+rehearse: env-dev  ## every stage once on a ViT-B/32 with random weights (twenty minutes of one core)
 	$(RUN) python -m pytest -m rehearsal -rs tests/e2e/test_rehearsal.py
 
 test-server: env-dev  ## an MLflow server over PostgreSQL, eight stages at once (Debian's postgresql)
