@@ -51,8 +51,9 @@ cluster: env     ## run what is stale through Snakemake: PROFILE=local, slurm or
 cluster-report: env  ## write snakemake-report.html: figures, parameters and times of the last run
 	$(RUN) snakemake --report snakemake-report.html
 
-test: env-dev    ## run the tests
-	$(RUN) python -m pytest
+# A file's tests stay together: they share a finished project. The slow ones come first.
+test: env-dev    ## run the tests, a process per core and four at most
+	$(RUN) python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slurm: env-dev  ## the slurm profiles on a real Slurm of this machine (root, Debian; minutes)
 	$(RUN) python -m pytest -m slurm -rs tests/e2e/slurm

@@ -86,6 +86,7 @@ def _snakemake(project: Path) -> Iterator[Finding]:
 def _snakemakes(project: Path) -> Iterator[int]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            command = " ".join(process.cmdline()[:3])
-            if "snakemake" in command and Path(process.cwd()) == project.resolve():
+            # By itself, as a script of python, or after its -m.
+            program = [Path(word).name for word in process.cmdline()[:3]]
+            if "snakemake" in program and Path(process.cwd()) == project.resolve():
                 yield process.pid

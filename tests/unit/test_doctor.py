@@ -1,5 +1,6 @@
 """The doctor on a good project, and on each way in which one can be broken."""
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -208,16 +209,24 @@ def test_what_a_killed_snakemake_leaves(project):
     assert only(leftovers.check_locks(project), FAILED).remedy == "snakemake --unlock"
 
 
+@contextlib.contextmanager
+def working(script: Path, folder: Path):
+    """A process that runs a script in a folder."""
+    script.write_text("import sys; print(flush=True); sys.stdin.read()")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-S", script], cwd=folder, **pipes) as process:
+        process.stdout.readline()
+        yield process
+
+
 def test_a_snakemake_that_works_here(project, tmp_path):
     (project / ".snakemake/locks").mkdir(parents=True)
     (project / ".snakemake/locks/0.output.lock").write_text("artifacts/base\n")
-    script = tmp_path / "snakemake"
-    script.write_text("import sys; print(flush=True); sys.stdin.read()")
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-S", script], cwd=project, **pipes) as process:
-        process.stdout.readline()
+    with working(tmp_path / "snakemake", project) as process:
         found = only(leftovers.check_locks(project), WARNING)
-    assert f"process {process.pid}" in found.text
+    assert f"(process {process.pid})" in found.text
+    with working(tmp_path / "snakemake_report.py", project):  # whose name only begins so
+        assert only(leftovers.check_locks(project), FAILED).remedy == "snakemake --unlock"
 
 
 def test_git_says_what_differs(project):
