@@ -44,6 +44,8 @@ stages:
       - report/score.json: {cache: false}
 """
 PARAMS = "seed: 1\ndevice: auto\nlr: {natural: 0.1, robust: 1.0e-4}\nlam: 0.5\n"
+IDENTITY = dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "n")
+IDENTITY |= dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "e@example.org")
 STAGES = ("data", "train@natural", "train@robust", "merge", "score")
 
 
@@ -87,9 +89,7 @@ def install(folder: Path) -> dict[str, str]:
     command.chmod(0o755)
     path = os.pathsep.join([str(folder), os.environ["PATH"]])
     names = {"PATH": path, "PYTHONPATH": str(ROOT), "PISTOLE_TRACKING": "receipts"}
-    identity = {"GIT_AUTHOR_NAME": "n", "GIT_AUTHOR_EMAIL": "e@example.org"}
-    identity |= {"GIT_COMMITTER_NAME": "n", "GIT_COMMITTER_EMAIL": "e@example.org"}
-    return environment() | names | identity
+    return environment() | names | IDENTITY
 
 
 def git(root: Path, *arguments: str) -> str:

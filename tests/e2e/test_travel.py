@@ -19,7 +19,7 @@ from pistole.lineage.tracking import tracking_uri
 from pistole.params import load_params
 from tests import pages
 from tests.e2e.following import in_shell, lines_of
-from tests.e2e.lineage_project import STAGES, git, install, repro
+from tests.e2e.lineage_project import IDENTITY, STAGES, git, install, repro
 from tests.e2e.micro import ROOT, environment
 
 VALIDATOR = "PISTOLE_PROVENANCE_PYTHON"
@@ -106,12 +106,12 @@ def test_a_clone_that_pulls_agrees_and_runs_nothing(project, tmp_path, monkeypat
     here, elsewhere = pages.blocks(ROOT / "docs/audit.md", "console")[:2]
     dvc(project, environment(), "remote", "add", "--default", "here", str(tmp_path / "remote"))
     git(project, "add", ".")
-    identity = dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "n")
-    identity |= dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "e@example.org")
-    in_shell(lines_of(here), project, tmp_path / "bin", **identity)
+    in_shell(lines_of(here), project, tmp_path / "bin", **IDENTITY)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert "git clone REPOSITORY project" in elsewhere
     script = lines_of(elsewhere).replace("REPOSITORY", str(project))
+    script = script.replace("&& cd project\n", "&& cd project\ntest ! -e out\n")
+    assert "test ! -e out" in script  # the clone has no output before it pulls
     (tmp_path / "elsewhere").mkdir()
     said = in_shell(script, tmp_path / "elsewhere", tmp_path / "bin")
     clone = tmp_path / "elsewhere/project"

@@ -15,7 +15,7 @@ from pistole.cli.layout import EXAMPLES
 from pistole.stages.theory import CHECKS
 from tests import pages
 from tests.conftest import picture
-from tests.e2e.following import in_shell, lines_of, run, words_of
+from tests.e2e.following import follow, in_shell, lines_of
 from tests.e2e.micro import MODELS, ROOT, environment, status, write_micro
 from tests.e2e.recorded import clone, record
 
@@ -206,9 +206,7 @@ def test_the_tutorial_works(project: Path, capsys: pytest.CaptureFixture[str]):
 @pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # of pygtrie, which DVC calls
 def test_a_statement_is_made_and_verified_as_the_page_says(project: Path, capsys):
     assert status("commit") == 0
-    block = pages.blocks(ROOT / "docs/audit.md", "console")[2]
-    for words in words_of(block):
-        run(words)
+    follow("docs/audit.md", "## Statements, crates and cards")
     assert "merged.intoto.json: 2 files are as stated" in capsys.readouterr().out
 
 

@@ -12,10 +12,6 @@ from tests import pages
 from tests.e2e.following import change
 from tests.e2e.micro import ROOT, inside, status
 
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-]
 CODE = {"console", "sh", "bash", "python", "yaml"}
 # Page and section (all of it without one), and the test that follows it.
 FOLLOWED = {
@@ -76,7 +72,7 @@ def starts(page: str, text: str, listed: dict[tuple[str, str], str]) -> list[tup
     return [key for key in listed if key[0] == page and text.startswith(key[1])]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", pages.PAGES, ids=pages.NAMES)
 def test_every_block_is_run_or_said_why_not(path: Path):
     page = path.relative_to(ROOT).as_posix()
     followed = [pages.section(path, heading) for at, heading in FOLLOWED if at == page]

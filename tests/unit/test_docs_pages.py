@@ -9,13 +9,8 @@ import typer
 from pistole.cli import app
 from pistole.params import check_page, check_schema, page_text
 from tests.e2e.micro import ROOT
-from tests.pages import FENCE, blocks, commands
+from tests.pages import FENCE, NAMES, PAGES, blocks, commands
 
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-]
-NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
